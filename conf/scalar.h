@@ -1,0 +1,49 @@
+#ifndef WEIR_CONF_SCALAR_H
+#define WEIR_CONF_SCALAR_H
+
+/* The notations of single values, both ways: text to value, value to text.
+ *
+ * A parser returns NULL when `text` is right, else what would be right ("write ..."), as static text. Parsers overflow
+ * never: what is beyond their type is not right. Strings of a result are copied into `arena`. */
+
+#include "arena.h"
+#include "conf.h"
+
+#define WEIR_CONF_NS_PER_MS INT64_C(1000000)
+#define WEIR_CONF_NS_PER_S INT64_C(1000000000)
+
+const char *weir_conf_parse_count(const char *text, int64_t *value);       /* 0 .. INT64_MAX */
+const char *weir_conf_parse_duration(const char *text, int64_t *value_ns); /* 0 .. 100 years */
+const char *weir_conf_parse_size(const char *text, uint64_t *value_bytes); /* 0 .. 2^63 - 1 */
+const char *weir_conf_parse_rate(const char *text, weir_conf_rate_t *rate);
+const char *weir_conf_parse_cidr(const char *text, weir_conf_cidr_t *cidr);
+const char *weir_conf_parse_address(const char *text, weir_conf_arena_t *arena, weir_conf_address_t *address);
+const char *weir_conf_parse_url(const char *text, weir_conf_arena_t *arena, weir_conf_url_t *url, const char **prefix);
+const char *weir_conf_parse_prefix(const char *text);
+const char *weir_conf_parse_path(const char *text);         /* of a route */
+const char *weir_conf_parse_host_name(const char *text);    /* a name or an address; an IPv6 one in brackets */
+const char *weir_conf_parse_header(const char *text);       /* a field's name (RFC 9110, 5.1) */
+const char *weir_conf_parse_own_header(const char *text);   /* one that weir may write */
+const char *weir_conf_parse_method(const char *text);
+const char *weir_conf_parse_name(const char *text);         /* of limits, upstreams, listeners */
+const char *weir_conf_parse_tenant(const char *text);
+const char *weir_conf_parse_sha256(const char *text, uint8_t sha256[32]);
+const char *weir_conf_parse_secret(const char *text);
+const char *weir_conf_parse_log_target(const char *text);
+
+/* Units of durations and sizes, the largest first; the last has the factor 1 or is the smallest. */
+typedef struct {
+    const char *name;
+    int64_t factor;
+} weir_conf_unit_t;
+
+extern const weir_conf_unit_t weir_conf_duration_units[4], weir_conf_size_units[4], weir_conf_rate_units[4];
+
+/* The shortest notation that is exact. */
+enum { WEIR_CONF_SCALAR_BYTES_MAX = 64 };
+void weir_conf_format_duration(int64_t value_ns, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
+void weir_conf_format_size(uint64_t value_bytes, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
+void weir_conf_format_rate(weir_conf_rate_t rate, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
+void weir_conf_format_cidr(const weir_conf_cidr_t *cidr, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
+
+#endif

@@ -1,0 +1,74 @@
+#include "table.h"
+
+#define STRUCT(name_, text_)                                                                                           \
+    const weir_conf_section_t *weir_conf_section_##name_(void);                                                        \
+    const weir_conf_section_t *weir_conf_section_##name_(void)                                                         \
+    {                                                                                                                  \
+        typedef weir_conf_##name_##_t row_t;                                                                           \
+        static const char name[] = #name_, text[] = text_;                                                             \
+        static const weir_conf_field_t fields[] = {
+#define END(name_) SECTION_END
+#define ROOT(text_)                                                                                                    \
+    const weir_conf_section_t *weir_conf_section_root(void)                                                            \
+    {                                                                                                                  \
+        typedef weir_conf_t row_t;                                                                                     \
+        static const char name[] = "root", text[] = text_;                                                             \
+        static const weir_conf_field_t fields[] = {
+#define ROOT_END() SECTION_END
+#define SECTION_END                                                                                                    \
+    };                                                                                                                 \
+    static const weir_conf_section_t section = {name, text, sizeof(row_t), fields, sizeof(fields) / sizeof(*fields)};  \
+    return &section;                                                                                                   \
+    }
+
+#define MEMBER_NAME(pair) MEMBER_NAME_(pair)
+#define MEMBER_NAME_(type, name) name
+
+#define DEFAULT(text_) .default_text = text_
+#define DERIVED(function, text_) .derive = weir_conf_derive_##function, .derived = text_
+#define REQUIRED .required = true
+#define NONE .default_text = NULL
+
+#define NAME() {.kind = WEIR_CONF_NAME, .key = "", .offset = offsetof(row_t, name)},
+#define SWITCH() {.kind = WEIR_CONF_SWITCH, .key = "", .offset = offsetof(row_t, enabled)},
+#define FIELD_HEAD(algorithms_, key_, type_)                                                                           \
+    .kind = WEIR_CONF_VALUE, .key = #key_, .offset = offsetof(row_t, MEMBER_NAME(WEIR_CONF_TYPE_##type_(key_))),       \
+    .type = &weir_conf_type_##type_, .algorithms = algorithms_
+#define FIELD(key_, type_, default_, min_, max_, reload_, text_)                                                       \
+    {FIELD_HEAD(0, key_, type_), default_, .min = min_, .max = max_, .reload = reload_, .text = text_},
+#define FIELD_OF(algorithms_, key_, type_, default_, min_, max_, reload_, text_)                                       \
+    {FIELD_HEAD(algorithms_, key_, type_), default_, .min = min_, .max = max_, .reload = reload_, .text = text_},
+#define WITH_SECTION(kind_, key_, section_, max_)                                                                      \
+    {.kind = kind_,                                                                                                    \
+     .key = #key_,                                                                                                     \
+     .offset = offsetof(row_t, key_),                                                                                  \
+     .max = max_,                                                                                                      \
+     .section = weir_conf_section_##section_},
+#define SECTION(key, section) WITH_SECTION(WEIR_CONF_SECTION, key, section, NULL)
+#define INLINE(key, section) WITH_SECTION(WEIR_CONF_INLINE, key, section, NULL)
+#define OWN(key, section) WITH_SECTION(WEIR_CONF_OWN, key, section, NULL)
+#define NAMED(key, section, max) WITH_SECTION(WEIR_CONF_NAMED, key, section, max)
+#define LIST(key, section, max) WITH_SECTION(WEIR_CONF_LIST, key, section, max)
+#include "fields/sections.def"
+
+const weir_conf_field_t *weir_conf_section_find(const weir_conf_section_t *section, weir_conf_row_kind_t kind)
+{
+    for (size_t i = 0; i < section->field_count; ++i)
+        if (section->fields[i].kind == kind)
+            return &section->fields[i];
+    return NULL;
+}
+
+void weir_conf_derive_burst(void *row)
+{
+    weir_conf_quota_t *quota = row;
+    int64_t seconds = quota->rate.period_ns / INT64_C(1000000000); /* 0 where the rate is wrong */
+    int64_t per_second = seconds > 0 ? (quota->rate.count + seconds - 1) / seconds : 0;
+    quota->burst = per_second > 1 ? per_second : 1;
+}
+
+void weir_conf_derive_host(void *row)
+{
+    weir_conf_upstream_t *upstream = row;
+    upstream->host = upstream->url.kind == WEIR_UPSTREAM_UNIX ? WEIR_HOST_PRESERVE : WEIR_HOST_UPSTREAM;
+}

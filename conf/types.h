@@ -1,0 +1,32 @@
+#ifndef WEIR_CONF_TYPES_H
+#define WEIR_CONF_TYPES_H
+
+/* What the types of scalars (types.c) and of lists and mappings (types_list.c) share. */
+
+#include "load.h"
+#include "scalar.h"
+
+/* The text of a scalar; NULL after an error. */
+const char *weir_conf_scalar(weir_conf_load_t *load, const weir_conf_type_t *type, const weir_conf_node_t *node);
+/* A word's index; -1 after an error. */
+int weir_conf_word(weir_conf_load_t *load, const weir_conf_type_t *type, const weir_conf_node_t *node);
+/* A copy for the configuration. */
+const char *weir_conf_keep(weir_conf_load_t *load, const char *text);
+/* The name of a header field, by one of scalar.h's parsers; NULL after an error. */
+const char *weir_conf_load_header(weir_conf_load_t *load, const weir_conf_node_t *node,
+                                  const char *(*parse)(const char *text));
+
+int64_t weir_conf_bound(const char *text); /* a count in a row */
+
+/* Members of a schema object: text of these lengths that matches; `or_number`: a number is as good. */
+void weir_conf_schema_text(weir_conf_json_t *json, const char *pattern, const char *min, const char *max,
+                           bool or_number);
+void weir_conf_schema_words(weir_conf_json_t *json, const char *const *words);
+/* An object that refers to one of $defs. */
+void weir_conf_schema_ref(weir_conf_json_t *json, const char *name);
+
+#define WEIR_CONF_PATTERN_HEADER "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+#define WEIR_CONF_PATTERN_TENANT "^[A-Za-z0-9._:@/-]{1,128}$"
+#define WEIR_CONF_PATTERN_NAME "^[a-z][a-z0-9-]{0,62}$"
+
+#endif

@@ -1,0 +1,564 @@
+/* What lists and mappings of values can do: the types of fields/types.def that are more than one value. */
+
+#include "types.h"
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "yaml.h"
+
+#define PARSE(type)                                                                                                    \
+    static void parse_##type(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,     \
+                             void *row)
+#define PRINT(type)                                                                                                    \
+    static void print_##type(FILE *out, const weir_conf_t *conf, const weir_conf_field_t *field, const void *row,      \
+                             int indent)
+#define SCHEMA(type) static void schema_##type(weir_conf_json_t *json, const weir_conf_field_t *field)
+
+/* ---- shared ---- */
+
+/* Room for the entries of a list, in `*entries`; false after an error. */
+static bool begin_list(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                       size_t entry_bytes, void *entries)
+{
+    if (node->kind != WEIR_CONF_SEQUENCE) {
+        weir_conf_fail_value(load, node, field->type->what, field->type->right);
+        return false;
+    }
+    if (field->max != NULL && node->count > (size_t)weir_conf_bound(field->max)) {
+        weir_conf_fail(load, node, "has %zu entries; write at most %s", node->count, field->max);
+        return false;
+    }
+    void *room = weir_conf_arena_alloc(load->arena, node->count * entry_bytes);
+    memcpy(entries, &room, sizeof(room));
+    return true;
+}
+
+static void fail_twice(weir_conf_load_t *load, const weir_conf_node_t *node, const char *name)
+{
+    weir_conf_fail(load, node, "'%s' is named twice; leave one out",
+                   weir_conf_errors_show(load->scratch, node->hidden ? node->written : name));
+}
+
+/* The only field of a mapping such as {header: X}, with its index in `names`; NULL after an error. */
+static const weir_conf_node_t *only_field(weir_conf_load_t *load, const weir_conf_node_t *node, const char *what,
+                                          const char *right, const char *const *names, size_t count, size_t *index)
+{
+    const weir_conf_node_t *only = NULL;
+    size_t given = 0;
+    if (node->kind != WEIR_CONF_MAPPING) {
+        weir_conf_fail_value(load, node, what, right);
+        return NULL;
+    }
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        size_t i = 0;
+        while (i < count && strcmp(names[i], child->key) != 0)
+            ++i;
+        if (i == count) {
+            weir_conf_fail_unknown(load, child, names, count);
+            return NULL;
+        }
+        if (!weir_conf_node_is_null(child)) {
+            only = child;
+            *index = i;
+            ++given;
+        }
+    }
+    if (given == 1)
+        return only->kind != WEIR_CONF_BROKEN ? only : NULL;
+    weir_conf_fail(load, node, "has %s field; %s", given == 0 ? "no" : "more than one", right);
+    return NULL;
+}
+
+static void begin_array(weir_conf_json_t *json, const weir_conf_field_t *field, bool is_unique)
+{
+    weir_conf_json_member_text(json, "type", "array");
+    if (field->max != NULL)
+        weir_conf_json_member_word(json, "maxItems", field->max);
+    if (is_unique)
+        weir_conf_json_member_word(json, "uniqueItems", "true");
+    weir_conf_json_key(json, "items");
+}
+
+/* items: text that matches, or something that is inserted. */
+static void schema_items(weir_conf_json_t *json, const char *pattern, bool or_number)
+{
+    weir_conf_json_open(json, '{');
+    weir_conf_json_key(json, "anyOf");
+    weir_conf_json_open(json, '[');
+    weir_conf_json_open(json, '{');
+    weir_conf_schema_text(json, pattern, NULL, NULL, or_number);
+    weir_conf_json_close(json, '}');
+    weir_conf_schema_ref(json, "inserted");
+    weir_conf_json_close(json, ']');
+    weir_conf_json_close(json, '}');
+}
+
+static void schema_word_items(weir_conf_json_t *json, const char *const *words)
+{
+    weir_conf_json_open(json, '{');
+    weir_conf_json_key(json, "anyOf");
+    weir_conf_json_open(json, '[');
+    weir_conf_json_open(json, '{');
+    weir_conf_schema_words(json, words);
+    weir_conf_json_close(json, '}');
+    weir_conf_schema_ref(json, "inserted");
+    weir_conf_json_close(json, ']');
+    weir_conf_json_close(json, '}');
+}
+
+/* { name: text that is a header's name } */
+static void schema_header_object(weir_conf_json_t *json, const char *name)
+{
+    weir_conf_json_open(json, '{');
+    weir_conf_json_member_text(json, "type", "object");
+    weir_conf_json_key(json, "properties");
+    weir_conf_json_open(json, '{');
+    weir_conf_json_key(json, name);
+    schema_items(json, WEIR_CONF_PATTERN_HEADER, true);
+    weir_conf_json_close(json, '}');
+    weir_conf_json_key(json, "required");
+    weir_conf_json_open(json, '[');
+    weir_conf_json_text(json, name);
+    weir_conf_json_close(json, ']');
+    weir_conf_json_member_word(json, "additionalProperties", "false");
+    weir_conf_json_close(json, '}');
+}
+
+static void print_strings(FILE *out, const weir_conf_strings_t *strings)
+{
+    fputs(" [", out);
+    for (size_t i = 0; i < strings->size; ++i) {
+        fputs(i > 0 ? ", " : "", out);
+        weir_conf_yaml_text(out, strings->entries[i]);
+    }
+    fputs("]\n", out);
+}
+
+/* ---- names ---- */
+
+PARSE(own_headers)
+{
+    weir_conf_strings_t *strings = weir_conf_member(field, row);
+    if (!begin_list(load, field, node, sizeof(char *), &strings->entries))
+        return;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        const char *header = NULL;
+        if (child->kind != WEIR_CONF_BROKEN)
+            header = weir_conf_load_header(load, child, weir_conf_parse_own_header);
+        for (size_t i = 0; i < strings->size && header != NULL; ++i)
+            if (strcasecmp(strings->entries[i], header) == 0)
+                fail_twice(load, child, header);
+        if (header != NULL)
+            strings->entries[strings->size++] = header;
+    }
+}
+
+PRINT(own_headers)
+{
+    print_strings(out, weir_conf_member_const(field, row));
+}
+
+SCHEMA(own_headers)
+{
+    begin_array(json, field, true);
+    schema_items(json, WEIR_CONF_PATTERN_HEADER, true);
+}
+
+PARSE(methods)
+{
+    weir_conf_strings_t *strings = weir_conf_member(field, row);
+    if (!begin_list(load, field, node, sizeof(char *), &strings->entries))
+        return;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        if (child->kind == WEIR_CONF_BROKEN)
+            continue;
+        const char *method = child->kind == WEIR_CONF_SCALAR ? child->text : NULL;
+        const char *right = method == NULL ? "write its name, such as GET"
+                            : strlen(method) > 32 ? "write at most 32 letters" : weir_conf_parse_method(method);
+        for (size_t i = 0; i < strings->size && right == NULL; ++i)
+            if (strcmp(strings->entries[i], method) == 0)
+                fail_twice(load, child, method);
+        if (right != NULL)
+            weir_conf_fail_value(load, child, "a method", right);
+        else
+            strings->entries[strings->size++] = weir_conf_keep(load, method);
+    }
+}
+
+SCHEMA(methods)
+{
+    begin_array(json, field, true);
+    schema_items(json, "^(?!(CONNECT|TRACE)$)[A-Z][A-Z0-9_-]{0,31}$", false);
+}
+
+static const weir_conf_type_t one_limit = {.what = "the name of a limit", .right = "write the name of one of the limits"};
+
+PARSE(limit_names)
+{
+    const weir_conf_t *conf = load->conf;
+    weir_conf_route_t *route = row;
+    size_t *indices, size = 0;
+    if (!begin_list(load, field, node, sizeof(*indices), &indices))
+        return;
+    const char **names = weir_conf_arena_alloc(load->scratch, conf->limits.size * sizeof(*names));
+    for (size_t i = 0; i < conf->limits.size; ++i)
+        names[i] = conf->limits.entries[i].name;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        const char *name = child->kind != WEIR_CONF_BROKEN ? weir_conf_scalar(load, &one_limit, child) : NULL;
+        if (name == NULL)
+            continue;
+        size_t index = weir_conf_find_name(load, child, false, name, "a limit", "limits", names, conf->limits.size);
+        for (size_t i = 0; i < size && index != SIZE_MAX; ++i)
+            if (indices[i] == index)
+                fail_twice(load, child, name);
+        indices[size++] = index;
+    }
+    route->limits.entries = indices;
+    route->limits.size = size;
+}
+
+PRINT(limit_names)
+{
+    const weir_conf_route_t *route = row;
+    fputs(" [", out);
+    for (size_t i = 0; i < route->limits.size; ++i)
+        fprintf(out, "%s%s", i > 0 ? ", " : "", conf->limits.entries[route->limits.entries[i]].name);
+    fputs("]\n", out);
+}
+
+SCHEMA(limit_names)
+{
+    begin_array(json, field, true);
+    schema_items(json, WEIR_CONF_PATTERN_NAME, false);
+}
+
+static const char *const forward_words[] = {"correlation", "traceparent", "tenant", NULL};
+static const weir_conf_type_t one_forward = {.what = "a thing to forward", .words = forward_words};
+static const unsigned forward_bits[] = {WEIR_FORWARD_CORRELATION, WEIR_FORWARD_TRACEPARENT, WEIR_FORWARD_TENANT};
+
+PARSE(forward)
+{
+    void *none;
+    unsigned *bits = weir_conf_member(field, row);
+    if (!begin_list(load, field, node, 0, &none))
+        return;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        int word = child->kind != WEIR_CONF_BROKEN ? weir_conf_word(load, &one_forward, child) : -1;
+        if (word < 0)
+            continue;
+        if ((*bits & forward_bits[word]) != 0)
+            fail_twice(load, child, forward_words[word]);
+        *bits |= forward_bits[word];
+    }
+}
+
+PRINT(forward)
+{
+    unsigned bits = *(const unsigned *)weir_conf_member_const(field, row);
+    const char *between = "";
+    fputs(" [", out);
+    for (size_t i = 0; forward_words[i] != NULL; ++i) {
+        if ((bits & forward_bits[i]) == 0)
+            continue;
+        fprintf(out, "%s%s", between, forward_words[i]);
+        between = ", ";
+    }
+    fputs("]\n", out);
+}
+
+SCHEMA(forward)
+{
+    begin_array(json, field, true);
+    schema_word_items(json, forward_words);
+}
+
+/* ---- networks ---- */
+
+PARSE(cidrs)
+{
+    weir_conf_cidr_t *entries;
+    size_t size = 0;
+    if (!begin_list(load, field, node, sizeof(*entries), &entries))
+        return;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        if (child->kind == WEIR_CONF_BROKEN)
+            continue;
+        const char *right = "write such as 10.0.0.0/8";
+        if (child->kind == WEIR_CONF_SCALAR)
+            right = weir_conf_parse_cidr(child->text, &entries[size]);
+        if (right != NULL)
+            weir_conf_fail_value(load, child, "a network", right);
+        else
+            ++size;
+    }
+    *(weir_conf_cidrs_t *)weir_conf_member(field, row) = (weir_conf_cidrs_t){entries, size};
+}
+
+PRINT(cidrs)
+{
+    const weir_conf_cidrs_t *cidrs = weir_conf_member_const(field, row);
+    fputs(" [", out);
+    for (size_t i = 0; i < cidrs->size; ++i) {
+        char text[WEIR_CONF_SCALAR_BYTES_MAX];
+        weir_conf_format_cidr(&cidrs->entries[i], text);
+        fputs(i > 0 ? ", " : "", out);
+        weir_conf_yaml_text(out, text);
+    }
+    fputs("]\n", out);
+}
+
+SCHEMA(cidrs)
+{
+    static const char pattern[] = "^([0-9.]{7,15}(/([0-9]|[12][0-9]|3[0-2]))?|"
+                                  "[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?)$";
+    begin_array(json, field, false);
+    schema_items(json, pattern, false);
+}
+
+/* ---- parts of a key, sources of a tenant ---- */
+
+static const char *const key_words[] = {"tenant", "route", "client_ip", NULL};
+static const char key_what[] = "a part of a key", key_right[] = "write tenant, route, client_ip or {header: NAME}";
+
+static bool load_key_part(weir_conf_load_t *load, const weir_conf_node_t *node, weir_conf_key_part_t *part)
+{
+    static const char *const names[] = {"header"};
+    for (int i = 0; node->kind == WEIR_CONF_SCALAR && key_words[i] != NULL; ++i)
+        if (strcmp(key_words[i], node->text) == 0) {
+            part->kind = (weir_conf_key_kind_t)i;
+            return true;
+        }
+    size_t index;
+    const weir_conf_node_t *header = only_field(load, node, key_what, key_right, names, 1, &index);
+    part->kind = WEIR_KEY_HEADER;
+    part->header = header != NULL ? weir_conf_load_header(load, header, weir_conf_parse_header) : NULL;
+    return part->header != NULL;
+}
+
+static bool is_same_part(const weir_conf_key_part_t *a, const weir_conf_key_part_t *b)
+{
+    return a->kind == b->kind && (a->kind != WEIR_KEY_HEADER || strcasecmp(a->header, b->header) == 0);
+}
+
+PARSE(key_parts)
+{
+    weir_conf_limit_t *limit = row;
+    weir_conf_key_part_t *parts;
+    size_t size = 0;
+    if (!begin_list(load, field, node, sizeof(*parts), &parts))
+        return;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        weir_conf_key_part_t *part = &parts[size];
+        if (child->kind == WEIR_CONF_BROKEN || !load_key_part(load, child, part))
+            continue;
+        for (size_t i = 0; i < size; ++i)
+            if (is_same_part(&parts[i], part))
+                fail_twice(load, child, part->kind == WEIR_KEY_HEADER ? part->header : key_words[part->kind]);
+        ++size;
+    }
+    limit->key.entries = parts;
+    limit->key.size = size;
+}
+
+static void print_header_object(FILE *out, const char *name, const char *header)
+{
+    fprintf(out, "{%s: ", name);
+    weir_conf_yaml_text(out, header);
+    fputc('}', out);
+}
+
+PRINT(key_parts)
+{
+    const weir_conf_limit_t *limit = row;
+    fputs(" [", out);
+    for (size_t i = 0; i < limit->key.size; ++i) {
+        const weir_conf_key_part_t *part = &limit->key.entries[i];
+        fputs(i > 0 ? ", " : "", out);
+        if (part->kind == WEIR_KEY_HEADER)
+            print_header_object(out, "header", part->header);
+        else
+            fputs(key_words[part->kind], out);
+    }
+    fputs("]\n", out);
+}
+
+SCHEMA(key_parts)
+{
+    begin_array(json, field, true);
+    weir_conf_json_open(json, '{');
+    weir_conf_json_key(json, "anyOf");
+    weir_conf_json_open(json, '[');
+    schema_word_items(json, key_words);
+    schema_header_object(json, "header");
+    weir_conf_json_close(json, ']');
+    weir_conf_json_close(json, '}');
+}
+
+static const char *const source_names[] = {"header", "api_key"};
+
+static bool load_tenant_source(weir_conf_load_t *load, const weir_conf_node_t *node, weir_conf_tenant_source_t *source)
+{
+    size_t index;
+    const weir_conf_node_t *header = only_field(load, node, "a source of the tenant",
+                                                "write {header: NAME} or {api_key: NAME}", source_names, 2, &index);
+    if (header == NULL)
+        return false;
+    source->is_api_key = index == 1;
+    source->header = weir_conf_load_header(load, header, source->is_api_key ? weir_conf_parse_header
+                                                                            : weir_conf_parse_own_header);
+    return source->header != NULL;
+}
+
+PARSE(tenant_sources)
+{
+    weir_conf_tenant_t *tenant = row;
+    weir_conf_tenant_source_t *sources;
+    size_t size = 0;
+    if (!begin_list(load, field, node, sizeof(*sources), &sources))
+        return;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        weir_conf_tenant_source_t *source = &sources[size];
+        if (child->kind == WEIR_CONF_BROKEN || !load_tenant_source(load, child, source))
+            continue;
+        for (size_t i = 0; i < size; ++i)
+            if (strcasecmp(sources[i].header, source->header) == 0)
+                fail_twice(load, child, source->header);
+        ++size;
+    }
+    tenant->from.entries = sources;
+    tenant->from.size = size;
+}
+
+PRINT(tenant_sources)
+{
+    const weir_conf_tenant_t *tenant = row;
+    fputs(" [", out);
+    for (size_t i = 0; i < tenant->from.size; ++i) {
+        const weir_conf_tenant_source_t *source = &tenant->from.entries[i];
+        fputs(i > 0 ? ", " : "", out);
+        print_header_object(out, source_names[source->is_api_key], source->header);
+    }
+    fputs("]\n", out);
+}
+
+SCHEMA(tenant_sources)
+{
+    begin_array(json, field, true);
+    weir_conf_json_open(json, '{');
+    weir_conf_json_key(json, "anyOf");
+    weir_conf_json_open(json, '[');
+    schema_header_object(json, "header");
+    schema_header_object(json, "api_key");
+    weir_conf_json_close(json, ']');
+    weir_conf_json_close(json, '}');
+}
+
+/* ---- mappings ---- */
+
+/* Both are read when everything else is there: tenant_file.c. */
+PARSE(later)
+{
+}
+
+static void begin_object(weir_conf_json_t *json, const weir_conf_field_t *field, const char *pattern)
+{
+    weir_conf_json_member_text(json, "type", "object");
+    weir_conf_json_member_word(json, "maxProperties", field->max);
+    weir_conf_json_member_word(json, "additionalProperties", "false");
+    weir_conf_json_key(json, "patternProperties");
+    weir_conf_json_open(json, '{');
+    weir_conf_json_key(json, pattern);
+}
+
+PRINT(api_keys)
+{
+    const weir_conf_tenant_t *tenant = row;
+    fputs(tenant->api_keys.size == 0 ? " {}\n" : "\n", out);
+    for (size_t i = 0; i < tenant->api_keys.size; ++i) {
+        const weir_conf_api_key_t *key = &tenant->api_keys.entries[i];
+        fprintf(out, "%*s\"", indent + 2, "");
+        for (size_t k = 0; k < sizeof(key->sha256); ++k)
+            fprintf(out, "%02x", key->sha256[k]);
+        fputs("\": ", out);
+        weir_conf_yaml_text(out, key->tenant);
+        fputc('\n', out);
+    }
+}
+
+SCHEMA(api_keys)
+{
+    begin_object(json, field, "^[0-9A-Fa-f]{64}$");
+    weir_conf_json_open(json, '{');
+    weir_conf_json_key(json, "anyOf");
+    weir_conf_json_open(json, '[');
+    schema_items(json, WEIR_CONF_PATTERN_TENANT, true);
+    weir_conf_json_open(json, '{');
+    weir_conf_json_member_text(json, "type", "null");
+    weir_conf_json_close(json, '}');
+    weir_conf_json_close(json, ']');
+    weir_conf_json_close(json, '}');
+    weir_conf_json_close(json, '}');
+}
+
+PRINT(overrides)
+{
+    const weir_conf_limit_t *limit = row;
+    const weir_conf_section_t *quota = weir_conf_section_quota();
+    fputs(limit->tenants.size == 0 ? " {}\n" : "\n", out);
+    for (size_t i = 0; i < limit->tenants.size; ++i) {
+        const weir_conf_override_t *override = &limit->tenants.entries[i];
+        fprintf(out, "%*s", indent + 2, "");
+        weir_conf_yaml_text(out, override->tenant);
+        fputs(":\n", out);
+        for (size_t k = 0; k < quota->field_count; ++k) {
+            const weir_conf_field_t *inner = &quota->fields[k];
+            if ((inner->algorithms >> limit->algorithm & 1) == 0 || (inner->algorithms & NOT_PER_TENANT) != 0)
+                continue;
+            fprintf(out, "%*s%s:", indent + 4, "", inner->key);
+            inner->type->print(out, conf, inner, &override->quota, indent + 4);
+        }
+    }
+}
+
+SCHEMA(overrides)
+{
+    begin_object(json, field, WEIR_CONF_PATTERN_TENANT);
+    weir_conf_json_open(json, '{');
+    weir_conf_json_key(json, "anyOf");
+    weir_conf_json_open(json, '[');
+    weir_conf_schema_ref(json, "override");
+    weir_conf_json_open(json, '{');
+    weir_conf_json_member_text(json, "type", "null");
+    weir_conf_json_close(json, '}');
+    weir_conf_json_close(json, ']');
+    weir_conf_json_close(json, '}');
+    weir_conf_json_close(json, '}');
+}
+
+/* ---- the types ---- */
+
+#define FUNCTIONS(type) .parse = parse_##type, .print = print_##type, .schema = schema_##type, .bounds_of = "entries"
+#define LATER_FUNCTIONS(type) .parse = parse_later, .print = print_##type, .schema = schema_##type, .bounds_of = "entries"
+
+const weir_conf_type_t weir_conf_type_api_keys = {
+    .what = "a mapping", .right = "write {SHA-256 of a key: tenant}", LATER_FUNCTIONS(api_keys)};
+const weir_conf_type_t weir_conf_type_cidrs = {
+    .what = "a list of networks", .right = "write such as [10.0.0.0/8, \"fd00::/8\"]", FUNCTIONS(cidrs)};
+const weir_conf_type_t weir_conf_type_forward = {
+    .what = "a list of correlation, traceparent and tenant", .right = "write such as [correlation, tenant], or []",
+    FUNCTIONS(forward)};
+const weir_conf_type_t weir_conf_type_key_parts = {
+    .what = "a list of what requests are counted by", .right = "write such as [tenant], or [] for one that is for all",
+    FUNCTIONS(key_parts)};
+const weir_conf_type_t weir_conf_type_limit_names = {
+    .what = "a list of limits", .right = "write their names, such as [per-tenant]", FUNCTIONS(limit_names)};
+const weir_conf_type_t weir_conf_type_methods = {
+    .what = "a list of methods", .right = "write such as [GET, HEAD]", .parse = parse_methods,
+    .print = print_own_headers, .schema = schema_methods, .bounds_of = "entries"};
+const weir_conf_type_t weir_conf_type_overrides = {
+    .what = "a mapping", .right = "write {TENANT: {the fields to replace}}", LATER_FUNCTIONS(overrides)};
+const weir_conf_type_t weir_conf_type_own_headers = {
+    .what = "a list of headers", .right = "write their names, such as [X-Request-ID]", FUNCTIONS(own_headers)};
+const weir_conf_type_t weir_conf_type_tenant_sources = {
+    .what = "a list of where the tenant is found", .right = "write such as [{header: X-Tenant-ID}]",
+    FUNCTIONS(tenant_sources)};

@@ -1,0 +1,138 @@
+#include "token_bucket.h"
+
+#include <assert.h>
+
+typedef unsigned __int128 parts_t;
+
+static const parts_t used_max = ((parts_t)1 << 81) - 1;
+
+static parts_t parts_of(int64_t tokens)
+{
+    return (parts_t)(uint64_t)tokens * WEIR_TOKEN_PARTS;
+}
+
+/* Saturates at the end of time. */
+static int64_t ns_to_fill(parts_t parts, uint64_t parts_per_ns)
+{
+    parts_t ns;
+    if (parts <= UINT64_MAX) { /* spares the division of 128 bits */
+        uint64_t low = (uint64_t)parts;
+        ns = low / parts_per_ns + (low % parts_per_ns != 0);
+    } else {
+        ns = (parts + parts_per_ns - 1) / parts_per_ns;
+    }
+    return ns <= INT64_MAX ? (int64_t)ns : INT64_MAX;
+}
+
+static parts_t used_at(const weir_token_bucket_t *bucket, uint64_t parts_per_ns, int64_t now_ns)
+{
+    parts_t used = (parts_t)bucket->used_high << 64 | bucket->used_low;
+    if (now_ns <= bucket->at_ns)
+        return used;
+    parts_t filled = (parts_t)((uint64_t)now_ns - (uint64_t)bucket->at_ns) * parts_per_ns;
+    return used > filled ? used - filled : 0;
+}
+
+static void set_used(weir_token_bucket_t *bucket, parts_t used, uint64_t parts_per_ns, int64_t now_ns)
+{
+    if (used == 0) {
+        *bucket = (weir_token_bucket_t){0};
+        return;
+    }
+    if (used > used_max)
+        used = used_max;
+    bucket->used_low = (uint64_t)used;
+    bucket->used_high = (uint64_t)(used >> 64);
+    bucket->parts_per_ns = parts_per_ns;
+    if (now_ns > bucket->at_ns)
+        bucket->at_ns = now_ns;
+}
+
+static uint64_t parts_of_second_per_ns(int64_t period_ns)
+{
+    switch (period_ns) { /* the periods of a configuration, without a division */
+    case INT64_C(1000000000):
+        return 86400;
+    case INT64_C(60000000000):
+        return 1440;
+    case INT64_C(3600000000000):
+        return 24;
+    case (int64_t)WEIR_TOKEN_PARTS:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+weir_token_bucket_quota_t weir_token_bucket_quota(int64_t count, int64_t period_ns, int64_t burst)
+{
+    assert(count >= 0 && period_ns > 0 && burst >= 0);
+    uint64_t each = parts_of_second_per_ns(period_ns);
+    parts_t rate = each != 0 ? (parts_t)(uint64_t)count * each : parts_of(count) / (uint64_t)period_ns;
+    assert(rate < (parts_t)1 << 47);
+    return (weir_token_bucket_quota_t){.parts_per_ns = (uint64_t)rate, .burst = burst};
+}
+
+bool weir_token_bucket_fits(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
+                            int64_t now_ns)
+{
+    assert(cost >= 0);
+    if (quota.parts_per_ns == 0 || cost > quota.burst)
+        return false;
+    return used_at(bucket, quota.parts_per_ns, now_ns) <= parts_of(quota.burst - cost);
+}
+
+void weir_token_bucket_take(weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost, int64_t now_ns)
+{
+    assert(cost >= 0);
+    parts_t used = used_at(bucket, quota.parts_per_ns, now_ns) + parts_of(cost);
+    set_used(bucket, used, quota.parts_per_ns, now_ns);
+}
+
+void weir_token_bucket_put_back(weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
+                                int64_t taken_ns, int64_t now_ns)
+{
+    assert(cost >= 0);
+    parts_t back = parts_of(cost);
+    if (now_ns > taken_ns) {
+        parts_t filled = (parts_t)((uint64_t)now_ns - (uint64_t)taken_ns) * quota.parts_per_ns;
+        back = back > filled ? back - filled : 0;
+    }
+    parts_t used = used_at(bucket, quota.parts_per_ns, now_ns);
+    set_used(bucket, used > back ? used - back : 0, quota.parts_per_ns, now_ns);
+}
+
+int64_t weir_token_bucket_remaining(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns)
+{
+    parts_t used = used_at(bucket, quota.parts_per_ns, now_ns), all = parts_of(quota.burst);
+    if (quota.parts_per_ns == 0 || used >= all)
+        return 0;
+    parts_t left = all - used;
+    return left <= UINT64_MAX ? (int64_t)((uint64_t)left / WEIR_TOKEN_PARTS) : (int64_t)(left / WEIR_TOKEN_PARTS);
+}
+
+int64_t weir_token_bucket_reset_ns(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns)
+{
+    if (quota.parts_per_ns == 0)
+        return -1;
+    return ns_to_fill(used_at(bucket, quota.parts_per_ns, now_ns), quota.parts_per_ns);
+}
+
+int64_t weir_token_bucket_retry_after_ns(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota,
+                                         int64_t cost, int64_t now_ns)
+{
+    if (quota.parts_per_ns == 0 || cost > quota.burst)
+        return -1;
+    parts_t used = used_at(bucket, quota.parts_per_ns, now_ns), room = parts_of(quota.burst - cost);
+    return used > room ? ns_to_fill(used - room, quota.parts_per_ns) : 0;
+}
+
+bool weir_token_bucket_is_full(const weir_token_bucket_t *bucket, int64_t now_ns)
+{
+    return used_at(bucket, bucket->parts_per_ns, now_ns) == 0;
+}
+
+void weir_token_bucket_settle(weir_token_bucket_t *bucket, uint64_t parts_per_ns, int64_t now_ns)
+{
+    set_used(bucket, used_at(bucket, bucket->parts_per_ns, now_ns), parts_per_ns, now_ns);
+}

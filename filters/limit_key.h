@@ -1,0 +1,35 @@
+#ifndef WEIR_FILTERS_LIMIT_KEY_H
+#define WEIR_FILTERS_LIMIT_KEY_H
+
+/* What a limit counts a request by.
+ *
+ * Guarantee: two requests have one key only if they agree in every part: each goes in with its length before it, and a
+ * header that is absent, one that is empty and one that is there twice are three things. Identity that an untrusted
+ * peer claims is absent; a credential, which is believed from anyone, is not. */
+
+#include "store.h"
+
+enum { WEIR_LIMIT_KEY_PARTS_MAX = 8 };
+
+typedef struct {
+    size_t count;
+    struct {
+        weir_conf_key_kind_t kind;
+        weir_str_t header; /* lower case */
+        bool is_credential;
+    } parts[WEIR_LIMIT_KEY_PARTS_MAX];
+} weir_limit_key_t;
+
+/* For one listener's requests; aborts when memory is short. */
+void weir_limit_key_init(weir_limit_key_t *key, const weir_conf_limit_t *limit, const weir_conf_listener_t *listener);
+void weir_limit_key_dispose(weir_limit_key_t *key);
+bool weir_limit_key_is_same(const weir_limit_key_t *a, const weir_limit_key_t *b);
+
+/* A route by what it says, so that one that a reload only moved stays the same. */
+weir_store_key_t weir_limit_key_route(const weir_store_t *store, const weir_conf_listener_t *listener,
+                                      const weir_conf_route_t *route);
+
+weir_store_key_t weir_limit_key_of(const weir_limit_key_t *key, const weir_store_t *store,
+                                   const weir_request_t *request, weir_store_key_t route);
+
+#endif

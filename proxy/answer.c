@@ -1,0 +1,183 @@
+#include "exchange_parts.h"
+
+#include <stdio.h>
+#include <time.h>
+#include "h1_head.h"
+#include "hop.h"
+#include "problem.h"
+
+enum { ADDED_FIELDS_MAX = 24 };
+
+_Static_assert(sizeof(h2o_header_t) == sizeof(weir_field_t) &&
+                   offsetof(h2o_header_t, name) == offsetof(weir_field_t, name) &&
+                   offsetof(h2o_header_t, orig_name) == offsetof(weir_field_t, orig_name) &&
+                   offsetof(h2o_header_t, value) == offsetof(weir_field_t, value),
+               "filters see the library's fields without a copy");
+
+/* An answer's head while filters look at it. */
+typedef struct {
+    weir_answer_t answer; /* first */
+    h2o_req_t *req;
+    uint64_t dropped[2];
+} head_t;
+
+static void add_field(h2o_req_t *req, weir_str_t name, weir_str_t value)
+{
+    h2o_iovec_t *name_iovec = h2o_mem_alloc_pool(&req->pool, sizeof(*name_iovec));
+    *name_iovec = h2o_iovec_init(name.base, name.len);
+    h2o_vector_reserve(&req->pool, &req->res.headers, req->res.headers.size + 1);
+    req->res.headers.entries[req->res.headers.size++] =
+        (h2o_header_t){.name = name_iovec, .value = h2o_iovec_init(value.base, value.len)};
+}
+
+static void add_text(h2o_req_t *req, weir_str_t name, const char *value)
+{
+    add_field(req, name, (weir_str_t){value, strlen(value)});
+}
+
+static void on_add(weir_answer_t *answer, weir_str_t name, weir_str_t value)
+{
+    add_field(((head_t *)answer)->req, name, value);
+}
+
+static void on_drop(weir_answer_t *answer, size_t index)
+{
+    ((head_t *)answer)->dropped[index / 64] |= (uint64_t)1 << index % 64;
+}
+
+static void remove_dropped(head_t *head, size_t count)
+{
+    h2o_headers_t *headers = &head->req->res.headers;
+    size_t kept = 0;
+    if ((head->dropped[0] | head->dropped[1]) == 0)
+        return;
+    for (size_t i = 0; i < headers->size; ++i)
+        if (i >= count || ((head->dropped[i / 64] >> i % 64) & 1) == 0)
+            headers->entries[kept++] = headers->entries[i];
+    headers->size = kept;
+}
+
+/* Lets the request's chain see the head and add to it. */
+static void pass_chain(weir_exchange_t *exchange, bool own)
+{
+    h2o_req_t *req = exchange->req;
+    size_t count = req->res.headers.size;
+    /* Adding may move the entries: room for all that is added first. */
+    h2o_vector_reserve(&req->pool, &req->res.headers, count + ADDED_FIELDS_MAX);
+    head_t head = {.answer = {.status = req->res.status,
+                              .fields = (const weir_field_t *)req->res.headers.entries,
+                              .field_count = count,
+                              .own = own,
+                              .add = on_add,
+                              .drop = on_drop},
+                   .req = req};
+    weir_chain_head(exchange->snapshot->chain, &exchange->run, &exchange->request, &head.answer);
+    remove_dropped(&head, count);
+}
+
+/* RFC 9110 5.6.7; written anew each second. */
+static const char *date_of_now(void)
+{
+    static __thread char text[32];
+    static __thread time_t written;
+    time_t now = (time_t)(weir_clock_wall_ms() / 1000);
+    if (now != written) {
+        struct tm tm;
+        gmtime_r(&now, &tm);
+        strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &tm);
+        written = now;
+    }
+    return text;
+}
+
+static void add_date(h2o_req_t *req)
+{
+    add_field(req, WEIR_STR("Date"), (weir_str_t){h2o_strdup(&req->pool, date_of_now(), SIZE_MAX).base, 29});
+}
+
+void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t *head)
+{
+    h2o_req_t *req = exchange->req;
+    weir_hop_t hop = {.count = 0};
+    bool has_date = false;
+
+    req->res.status = head->status;
+    req->res.reason = weir_h1_status_phrase(head->status);
+    if (head->content_length != UINT64_MAX)
+        req->res.content_length = head->content_length;
+    for (size_t i = 0; i < head->field_count; ++i)
+        weir_hop_note(&hop, head->fields[i].name, head->fields[i].value);
+    h2o_vector_reserve(&req->pool, &req->res.headers, head->field_count + ADDED_FIELDS_MAX);
+    for (size_t i = 0; i < head->field_count; ++i) {
+        const weir_h1_field_t *field = &head->fields[i];
+        if (weir_hop_ends(&hop, field->name))
+            continue;
+        has_date = has_date || weir_str_is(field->name, WEIR_STR("date"));
+        req->res.headers.entries[req->res.headers.size++] =
+            (h2o_header_t){.name = (h2o_iovec_t *)&field->name,
+                           .orig_name = field->orig_name,
+                           .value = h2o_iovec_init(field->value.base, field->value.len)};
+    }
+    pass_chain(exchange, false);
+    if (!has_date)
+        add_date(req);
+}
+
+static void add_number(h2o_req_t *req, weir_str_t name, int64_t number)
+{
+    char *text = h2o_mem_alloc_pool(&req->pool, 24);
+    add_field(req, name, (weir_str_t){text, (size_t)snprintf(text, 24, "%lld", (long long)number)});
+}
+
+/* When to come again: the one place where it is computed. Never early; a wait over a minute is not worth a retry. */
+static void add_retry_after(h2o_req_t *req, int64_t wait_ns)
+{
+    int64_t ms = (wait_ns + 999999) / 1000000, s = (wait_ns + 999999999) / 1000000000;
+    add_number(req, WEIR_STR("Retry-After"), s < 1 ? 1 : s);
+    add_number(req, WEIR_STR("retry-after-ms"), ms < 1 ? 1 : ms);
+    if (wait_ns > (int64_t)60 * 1000000000)
+        add_text(req, WEIR_STR("x-should-retry"), "false");
+}
+
+static h2o_iovec_t configured_body(h2o_req_t *req, const char *body)
+{
+    bool is_json = body[0] == '{' || body[0] == '[';
+    add_text(req, WEIR_STR("Content-Type"), is_json ? "application/json" : "text/plain; charset=utf-8");
+    return h2o_strdup(&req->pool, body, SIZE_MAX);
+}
+
+static h2o_iovec_t problem_body(weir_exchange_t *exchange, const weir_verdict_t *verdict)
+{
+    weir_problem_t problem = {.reason = verdict->reason,
+                              .status = exchange->req->res.status,
+                              .detail = verdict->detail,
+                              .request_id = exchange->request.correlation_id,
+                              .violated = verdict->violated,
+                              .violated_count = verdict->violated_count};
+    add_text(exchange->req, WEIR_STR("Content-Type"), "application/problem+json");
+    return weir_problem_body(&exchange->req->pool, &problem);
+}
+
+h2o_iovec_t weir_answer_own(weir_exchange_t *exchange, const weir_verdict_t *verdict, const char *allow)
+{
+    h2o_req_t *req = exchange->req;
+    const weir_conf_route_t *route = exchange->request.route;
+    bool by_limit = verdict->reason == WEIR_REASON_LIMIT && route != NULL;
+    int status = verdict->status != 0 ? verdict->status : weir_reason_status(verdict->reason);
+
+    req->res.status = by_limit ? (int)route->on_limit.status : status;
+    req->res.reason = weir_h1_status_phrase(req->res.status);
+    pass_chain(exchange, true);
+    add_date(req);
+    add_text(req, WEIR_STR("Weir-Reason"), weir_reason_word(verdict->reason));
+    if (verdict->retry_after_ns >= 0)
+        add_retry_after(req, verdict->retry_after_ns);
+    if (allow != NULL)
+        add_text(req, WEIR_STR("Allow"), allow);
+    if (verdict->reason == WEIR_REASON_API_KEY_UNKNOWN || verdict->reason == WEIR_REASON_TENANT_MISSING)
+        add_text(req, WEIR_STR("WWW-Authenticate"), "Bearer");
+    h2o_iovec_t body = by_limit && route->on_limit.body != NULL ? configured_body(req, route->on_limit.body)
+                                                                : problem_body(exchange, verdict);
+    req->res.content_length = body.len;
+    return body;
+}

@@ -1,0 +1,23 @@
+#ifndef WEIR_PROXY_CALL_HEAD_H
+#define WEIR_PROXY_CALL_HEAD_H
+
+/* The head that goes to an upstream: the caller's, less what ends here and what filters took out, with what they added
+ * and this upstream's `forward` allows. Without framing and the empty line at its end. */
+
+#include <h2o.h>
+#include "../conf/conf.h"
+#include "../filters/filter.h"
+
+typedef struct {
+    const weir_request_t *request;
+    const weir_conf_upstream_t *upstream;
+    weir_str_t authority; /* as the caller wrote it */
+    weir_str_t peer;      /* its address as text */
+    bool tls;
+    int minor_version;
+} weir_call_head_source_t;
+
+/* malloc'ed */
+h2o_iovec_t weir_call_head_compose(const weir_call_head_source_t *source);
+
+#endif

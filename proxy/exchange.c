@@ -1,0 +1,417 @@
+#include "exchange.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include "../filters/client_ip.h"
+#include "exchange_parts.h"
+#include "call_head.h"
+#include "h1.h"
+#include "h1_parse.h"
+#include "hop.h"
+#include "router.h"
+#include "upstream.h"
+
+static const int64_t OVERLOADED_RETRY_NS = 1000000000;
+
+/* --- the end --- */
+
+static int64_t overhead_of(const weir_exchange_t *exchange, int64_t duration_ns)
+{
+    const weir_call_stats_t *stats = &exchange->stats;
+    if (stats->sent_ns == 0 || stats->first_byte_ns == 0 || exchange->answered_ns == 0)
+        return stats->attempts == 0 ? duration_ns : 0;
+    int64_t before = stats->sent_ns - exchange->started_ns - (stats->connected_ns - stats->connecting_ns);
+    int64_t after = exchange->answered_ns - stats->first_byte_ns;
+    return before + after > 0 ? before + after : 0;
+}
+
+static weir_str_t path_of(const weir_request_t *request)
+{
+    const char *query = memchr(request->target.base, '?', request->target.len);
+    return (weir_str_t){request->target.base, query != NULL ? (size_t)(query - request->target.base) : request->target.len};
+}
+
+static weir_str_t text_of(const char *text)
+{
+    return text != NULL ? (weir_str_t){text, strlen(text)} : (weir_str_t){"", 0};
+}
+
+static void log_access(weir_exchange_t *exchange, int status, int64_t overhead_ns, int64_t duration_ns)
+{
+    const weir_request_t *request = &exchange->request;
+    const weir_call_stats_t *stats = &exchange->stats;
+    const weir_conf_upstream_t *upstream = NULL;
+    if (stats->attempts != 0)
+        upstream = &exchange->snapshot->conf->upstreams.entries[request->route->upstream];
+    weir_access_t access = {
+        .wall_ms = request->wall_ms,
+        .correlation_id = request->correlation_id,
+        .trace_id = request->trace_id,
+        .listener = text_of(request->listener->name),
+        .route = text_of(request->route != NULL ? request->route->path : NULL),
+        .tenant = request->tenant,
+        .method = request->method,
+        .path = path_of(request),
+        .status = status,
+        .reason = weir_reason_word(exchange->reason),
+        .bytes_in = exchange->body->size,
+        .bytes_out = exchange->req->bytes_sent,
+        .duration_ns = duration_ns,
+        .overhead_ns = overhead_ns,
+        .upstream = text_of(upstream != NULL ? upstream->name : NULL),
+        .attempts = stats->attempts != 0 ? stats->attempts : -1,
+        .first_byte_ns = stats->first_byte_ns != 0 ? stats->first_byte_ns - exchange->started_ns : -1,
+        .limit = text_of(exchange->limit),
+        .peer = {exchange->peer, exchange->peer_len},
+    };
+    weir_log_access(exchange->worker->log, &access);
+}
+
+static void take_stats(weir_exchange_t *exchange)
+{
+    exchange->stats = *weir_call_stats(exchange->call);
+    exchange->call = NULL;
+}
+
+/* The request's memory goes: answered, or the caller left. */
+static void on_dispose(void *hook)
+{
+    enum { STATUS_CLIENT_GONE = 499 };
+    weir_exchange_t *exchange = *(weir_exchange_t **)hook;
+    if (exchange == NULL)
+        return;
+    exchange->body->on_progress = NULL;
+    if (exchange->call != NULL) {
+        weir_call_t *call = exchange->call;
+        exchange->reason = WEIR_REASON_CLIENT_GONE;
+        take_stats(exchange);
+        weir_call_cancel(call, WEIR_REASON_CLIENT_GONE);
+    } else if (exchange->sending) {
+        exchange->reason = WEIR_REASON_CLIENT_GONE;
+    }
+    int status = exchange->answering ? exchange->req->res.status : STATUS_CLIENT_GONE;
+    int64_t ended_ns = weir_clock_turn_ns > exchange->answered_ns ? weir_clock_turn_ns : exchange->answered_ns;
+    int64_t duration_ns = ended_ns - exchange->started_ns;
+    int64_t overhead_ns = overhead_of(exchange, duration_ns);
+    weir_outcome_t outcome = {.reason = exchange->reason,
+                              .status = exchange->answering ? status : 0,
+                              .now_ns = weir_clock_turn_ns};
+    weir_chain_done(exchange->snapshot->chain, &exchange->run, &exchange->request, &outcome);
+    weir_exchange_count_end(exchange, status, overhead_ns, duration_ns);
+    log_access(exchange, status, overhead_ns, duration_ns);
+    --exchange->worker->exchange_count;
+    weir_snapshot_release(exchange->snapshot);
+}
+
+/* --- answering --- */
+
+/* Sends, and notes whether the caller's side took it all at once. */
+static void send_bytes(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t count, h2o_send_state_t state)
+{
+    if (!exchange->answering) {
+        exchange->answering = true;
+        exchange->req->res.original.status = exchange->req->res.status; /* else the library copies all fields */
+        h2o_start_response(exchange->req, &exchange->generator);
+    }
+    exchange->sending = state == H2O_SEND_STATE_IN_PROGRESS;
+    h2o_send(exchange->req, bufs, count, state);
+    if (exchange->answered_ns == 0)
+        exchange->answered_ns = weir_clock_now_ns();
+    if (exchange->sending && exchange->call != NULL)
+        weir_call_pause(exchange->call);
+}
+
+static void answer_own(weir_exchange_t *exchange, const weir_verdict_t *verdict, const char *allow)
+{
+    exchange->reason = verdict->reason;
+    if (verdict->violated_count != 0)
+        exchange->limit = verdict->violated[0];
+    h2o_iovec_t body = weir_answer_own(exchange, verdict, allow);
+    weir_body_let_go(exchange->body);
+    send_bytes(exchange, &body, 1, H2O_SEND_STATE_FINAL);
+}
+
+static void answer_reason(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+{
+    weir_verdict_t verdict = {.kind = WEIR_ANSWER,
+                              .reason = reason,
+                              .detail = detail,
+                              .retry_after_ns = reason == WEIR_REASON_OVERLOADED ? OVERLOADED_RETRY_NS : -1};
+    answer_own(exchange, &verdict, NULL);
+}
+
+/* The answer cannot be finished: the caller's transfer breaks too. */
+static void break_off(weir_exchange_t *exchange, weir_reason_t reason)
+{
+    exchange->reason = reason;
+    if (exchange->sending)
+        exchange->broken = true;
+    else
+        send_bytes(exchange, NULL, 0, H2O_SEND_STATE_ERROR);
+}
+
+static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+{
+    weir_exchange_t *exchange = H2O_STRUCT_FROM_MEMBER(weir_exchange_t, generator, generator);
+    exchange->sending = false;
+    if (exchange->broken)
+        send_bytes(exchange, NULL, 0, H2O_SEND_STATE_ERROR);
+    else if (exchange->call != NULL)
+        weir_call_resume(exchange->call);
+}
+
+static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
+{
+    weir_exchange_t *exchange = (weir_exchange_t *)sink;
+    if (news->ended)
+        take_stats(exchange);
+    if (news->head != NULL)
+        weir_answer_from_upstream(exchange, news->head);
+    if (news->ended && news->reason != WEIR_REASON_NONE) {
+        if (exchange->answering)
+            break_off(exchange, news->reason);
+        else
+            answer_reason(exchange, news->reason, news->detail);
+        return;
+    }
+    h2o_iovec_t buf = h2o_iovec_init(news->bytes.base, news->bytes.len);
+    send_bytes(exchange, &buf, buf.len != 0, news->ended ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
+}
+
+/* --- the request's body --- */
+
+static void on_body_progress(weir_body_t *body)
+{
+    weir_exchange_t *exchange = body->reader;
+    weir_call_t *call = exchange->call;
+    if (body->failed == WEIR_REASON_NONE) {
+        if (call != NULL)
+            weir_call_body_progress(call);
+        return;
+    }
+    if (call == NULL)
+        return;
+    take_stats(exchange);
+    weir_call_cancel(call, body->failed);
+    if (exchange->answering)
+        break_off(exchange, body->failed);
+    else
+        answer_reason(exchange, body->failed, NULL);
+}
+
+/* --- the way in --- */
+
+static void *alloc(weir_request_t *request, size_t size)
+{
+    return h2o_mem_alloc_pool(&H2O_STRUCT_FROM_MEMBER(weir_exchange_t, request, request)->req->pool, size);
+}
+
+static void note_peer(weir_exchange_t *exchange)
+{
+    struct sockaddr_storage address;
+    struct sockaddr *sa = (struct sockaddr *)&address;
+    exchange->req->conn->callbacks->get_peername(exchange->req->conn, sa);
+    exchange->request.peer.family = sa->sa_family;
+    const void *bytes;
+    size_t size;
+    switch (sa->sa_family) {
+    case AF_INET:
+        bytes = &((struct sockaddr_in *)sa)->sin_addr;
+        size = 4;
+        break;
+    case AF_INET6:
+        bytes = &((struct sockaddr_in6 *)sa)->sin6_addr;
+        size = 16;
+        break;
+    default:
+        strcpy(exchange->peer, "unix");
+        exchange->peer_len = 4;
+        return;
+    }
+    memcpy(exchange->request.peer.address, bytes, size);
+    inet_ntop(sa->sa_family, bytes, exchange->peer, sizeof(exchange->peer));
+    exchange->peer_len = strlen(exchange->peer);
+}
+
+static weir_exchange_t *create(h2o_req_t *req)
+{
+    weir_worker_t *worker = weir_worker_of(req->conn->ctx);
+    weir_exchange_t *exchange = h2o_mem_alloc_pool(&req->pool, sizeof(*exchange));
+    weir_exchange_t **hook = h2o_mem_alloc_shared(&req->pool, sizeof(*hook), on_dispose);
+    memset(exchange, 0, sizeof(*exchange));
+    *hook = exchange;
+    exchange->sink.news = on_news;
+    exchange->generator.proceed = on_proceed;
+    exchange->req = req;
+    exchange->worker = worker;
+    exchange->snapshot = weir_server_snapshot_for(worker, weir_h1_listener(req), &exchange->listener_index);
+    weir_snapshot_acquire(exchange->snapshot);
+    exchange->body = weir_h1_body(req);
+    exchange->started_ns = weir_clock_turn_ns;
+    ++worker->exchange_count;
+    return exchange;
+}
+
+static void describe(weir_exchange_t *exchange)
+{
+    h2o_req_t *req = exchange->req;
+    weir_request_t *request = &exchange->request;
+    const weir_conf_t *conf = exchange->snapshot->conf;
+
+    request->conf = conf;
+    request->listener = &conf->listeners.entries[exchange->listener_index];
+    request->method = (weir_str_t){req->input.method.base, req->input.method.len};
+    request->target = (weir_str_t){req->input.path.base, req->input.path.len};
+    request->fields = (const weir_field_t *)req->headers.entries;
+    request->field_count = req->headers.size;
+    note_peer(exchange);
+    request->trusted = weir_tenant_trusts(request->listener->tenant, request->peer.family, request->peer.address);
+    request->now_ns = weir_clock_turn_ns;
+    request->wall_ms = weir_clock_wall_ms();
+    request->random[0] = weir_worker_random(exchange->worker);
+    request->random[1] = weir_worker_random(exchange->worker);
+    request->observer = &weir_exchange_observer;
+    request->alloc = alloc;
+    request->client_ip = weir_client_ip(request, (weir_str_t){exchange->peer, exchange->peer_len});
+}
+
+static void take_route(weir_exchange_t *exchange, const weir_conf_route_t *route, size_t index)
+{
+    exchange->request.route = route;
+    exchange->route_index = route != NULL ? index : exchange->request.listener->routes.size;
+    weir_exchange_count_begin(exchange);
+}
+
+/* Identity is not believed: once a minute is enough to say so. */
+static void warn_of_ignored_identity(weir_exchange_t *exchange)
+{
+    static _Atomic int64_t next_ns;
+    int64_t due = atomic_load_explicit(&next_ns, memory_order_relaxed);
+    if (!exchange->request.identity_ignored || exchange->started_ns < due ||
+        !atomic_compare_exchange_strong(&next_ns, &due, exchange->started_ns + (int64_t)60 * 1000000000))
+        return;
+    weir_log_event(WEIR_LOG_WARN,
+                   "headers that name tenant or correlation were dropped: the peer %s is not in tenant.trusted (listener %s)",
+                   exchange->peer, exchange->request.listener->name);
+}
+
+static bool is_one_of(weir_str_t method, const weir_str_t *methods, size_t count)
+{
+    for (size_t i = 0; i < count; ++i)
+        if (weir_str_is(method, methods[i]))
+            return true;
+    return false;
+}
+
+static void call_upstream(weir_exchange_t *exchange)
+{
+    static const weir_str_t idempotent[] = {WEIR_STR("GET"), WEIR_STR("HEAD"), WEIR_STR("PUT"), WEIR_STR("DELETE"),
+                                            WEIR_STR("OPTIONS")};
+    static const weir_str_t with_body[] = {WEIR_STR("POST"), WEIR_STR("PUT"), WEIR_STR("PATCH")};
+    weir_request_t *request = &exchange->request;
+    h2o_req_t *req = exchange->req;
+    const weir_conf_upstream_t *upstream = &request->conf->upstreams.entries[request->route->upstream];
+    weir_call_head_source_t source = {.request = request,
+                                      .upstream = upstream,
+                                      .authority = {req->input.authority.base, req->input.authority.len},
+                                      .peer = {exchange->peer, exchange->peer_len},
+                                      .tls = req->input.scheme == &H2O_URL_SCHEME_HTTPS,
+                                      .minor_version = req->version & 0xff};
+    weir_call_request_t call = {
+        .worker = exchange->worker,
+        .snapshot = exchange->snapshot,
+        .upstream = request->route->upstream,
+        .head = weir_call_head_compose(&source),
+        .is_head = weir_str_is(request->method, WEIR_STR("HEAD")),
+        .is_idempotent = is_one_of(request->method, idempotent, sizeof(idempotent) / sizeof(idempotent[0])),
+        .expects_body = is_one_of(request->method, with_body, sizeof(with_body) / sizeof(with_body[0])),
+        .total_ns = request->route->timeout_ns != 0 ? request->route->timeout_ns : upstream->timeouts.total_ns,
+        .body = exchange->body,
+        .sink = &exchange->sink};
+    exchange->call = weir_call_create(&call);
+    exchange->body->reader = exchange;
+    exchange->body->on_progress = on_body_progress;
+    weir_call_begin(exchange->call);
+}
+
+static void go_on(weir_exchange_t *exchange, const weir_verdict_t *verdict)
+{
+    warn_of_ignored_identity(exchange);
+    switch (verdict->kind) {
+    case WEIR_PASS:
+        call_upstream(exchange);
+        return;
+    case WEIR_ANSWER:
+        answer_own(exchange, verdict, NULL);
+        return;
+    case WEIR_AWAIT:
+    case WEIR_SHARE:
+        break;
+    }
+    h2o_fatal("no filter of this chain waits or shares");
+}
+
+/* The chain names the request for the log and the caller; nothing else is asked of it. */
+static void refuse(weir_exchange_t *exchange, const weir_verdict_t *verdict, const char *allow)
+{
+    take_route(exchange, NULL, 0);
+    (void)weir_chain_admit(exchange->snapshot->chain, &exchange->run, &exchange->request);
+    answer_own(exchange, verdict, allow);
+}
+
+static int on_request(h2o_handler_t *handler, h2o_req_t *req)
+{
+    weir_exchange_t *exchange = create(req);
+    weir_request_t *request = &exchange->request;
+    weir_verdict_t refusal = {.kind = WEIR_ANSWER, .reason = WEIR_REASON_MALFORMED, .retry_after_ns = -1};
+
+    describe(exchange);
+    char *path = exchange->worker->scratch_names;
+    ptrdiff_t path_len = weir_h1_match_path(request->target.base, request->target.len, path, &refusal.detail);
+    if (weir_str_is(request->target, WEIR_STR("*"))) {
+        refusal.reason = WEIR_REASON_NO_ROUTE;
+        refuse(exchange, &refusal, NULL);
+        return 0;
+    }
+    if (path_len < 0) {
+        req->http1_is_persistent = 0;
+        refuse(exchange, &refusal, NULL);
+        return 0;
+    }
+    weir_router_match_t match = weir_router_find(exchange->snapshot->routers[exchange->listener_index],
+                                                 (weir_str_t){path, (size_t)path_len},
+                                                 (weir_str_t){req->input.authority.base, req->input.authority.len}, request->method);
+    if (match.route == NULL) {
+        refusal.reason = match.allow != NULL ? WEIR_REASON_METHOD : WEIR_REASON_NO_ROUTE;
+        refuse(exchange, &refusal, match.allow);
+        return 0;
+    }
+    take_route(exchange, match.route, match.index);
+    weir_verdict_t verdict = weir_chain_admit(exchange->snapshot->chain, &exchange->run, request);
+    go_on(exchange, &verdict);
+    return 0;
+}
+
+void weir_exchange_refuse(h2o_req_t *req, weir_reason_t reason, int status, const char *detail)
+{
+    weir_verdict_t verdict = {.kind = WEIR_ANSWER, .reason = reason, .status = status, .detail = detail, .retry_after_ns = -1};
+    h2o_hostconf_t *hostconf = req->conn->hosts[0];
+    req->method = req->input.method;
+    h2o_req_bind_conf(req, hostconf, &hostconf->fallback_path);
+    weir_exchange_t *exchange = create(req);
+    describe(exchange);
+    refuse(exchange, &verdict, NULL);
+}
+
+static void register_at(h2o_pathconf_t *path)
+{
+    path->filters.size = 0; /* the library's own chunked encoding: h1.c frames */
+    h2o_handler_t *handler = h2o_create_handler(path, sizeof(*handler));
+    handler->on_req = on_request;
+}
+
+void weir_exchange_register(h2o_hostconf_t *hostconf)
+{
+    register_at(h2o_config_register_path(hostconf, "/", 0));
+    register_at(&hostconf->fallback_path);
+}

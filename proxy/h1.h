@@ -1,0 +1,27 @@
+#ifndef WEIR_PROXY_H1_H
+#define WEIR_PROXY_H1_H
+
+/* HTTP/1 toward callers: reads requests strictly, hands each to the context's handler as an h2o_req_t, frames answers.
+ * One connection holds no buffer and no request while it is idle. All calls on the connection's own thread. */
+
+#include "body.h"
+#include "server.h"
+
+/* Takes over an accepted socket. */
+void weir_h1_accept(weir_worker_t *worker, h2o_socket_t *sock, weir_listener_t *listener);
+
+weir_listener_t *weir_h1_listener(h2o_req_t *req);
+
+/* The body of this request; its head was read, the rest comes as body.h tells. */
+weir_body_t *weir_h1_body(h2o_req_t *req);
+
+/* Idle connections end soon, the others after their answer. */
+void weir_h1_drain(weir_worker_t *worker);
+
+/* The same for the connections of a listener that is retired. */
+void weir_h1_retire(weir_worker_t *worker, weir_listener_t *listener);
+
+/* Ends all connections now; requests without an answer get a 503. */
+void weir_h1_close_all(weir_worker_t *worker);
+
+#endif

@@ -1,0 +1,126 @@
+#include "router.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <h2o.h>
+
+typedef struct {
+    const weir_conf_route_t *route;
+    size_t index, path_len;
+    char *allow; /* the methods of all routes with this path and host */
+} entry_t;
+
+struct weir_router {
+    size_t count;
+    entry_t entries[]; /* in the order in which they are tried */
+};
+
+static int compare(const void *a, const void *b)
+{
+    const entry_t *x = a, *y = b;
+    if (x->path_len != y->path_len)
+        return x->path_len > y->path_len ? -1 : 1;
+    int paths = strcmp(x->route->path, y->route->path);
+    if (paths != 0)
+        return paths;
+    if ((x->route->host != NULL) != (y->route->host != NULL))
+        return x->route->host != NULL ? -1 : 1;
+    if ((x->route->methods.size != 0) != (y->route->methods.size != 0))
+        return x->route->methods.size != 0 ? -1 : 1;
+    return x->index < y->index ? -1 : 1;
+}
+
+static void append_methods(char **allow, const weir_conf_strings_t *methods)
+{
+    for (size_t i = 0; i < methods->size; ++i) {
+        char *longer;
+        if (asprintf(&longer, "%s%s%s", *allow, **allow != '\0' ? ", " : "", methods->entries[i]) == -1)
+            abort();
+        free(*allow);
+        *allow = longer;
+    }
+}
+
+static char *allow_of(const weir_router_t *router, const entry_t *entry)
+{
+    char *allow = strdup("");
+    for (size_t i = 0; i < router->count; ++i)
+        if (strcmp(router->entries[i].route->path, entry->route->path) == 0)
+            append_methods(&allow, &router->entries[i].route->methods);
+    return allow;
+}
+
+weir_router_t *weir_router_create(const weir_conf_listener_t *listener)
+{
+    weir_router_t *router = h2o_mem_alloc(sizeof(*router) + sizeof(entry_t) * listener->routes.size);
+    router->count = listener->routes.size;
+    for (size_t i = 0; i < router->count; ++i) {
+        const weir_conf_route_t *route = &listener->routes.entries[i];
+        router->entries[i] = (entry_t){.route = route, .index = i, .path_len = strlen(route->path)};
+    }
+    qsort(router->entries, router->count, sizeof(entry_t), compare);
+    for (size_t i = 0; i < router->count; ++i)
+        router->entries[i].allow = allow_of(router, &router->entries[i]);
+    return router;
+}
+
+void weir_router_destroy(weir_router_t *router)
+{
+    for (size_t i = 0; i < router->count; ++i)
+        free(router->entries[i].allow);
+    free(router);
+}
+
+static bool path_fits(const entry_t *entry, weir_str_t path)
+{
+    if (path.len < entry->path_len || memcmp(path.base, entry->route->path, entry->path_len) != 0)
+        return false;
+    return path.len == entry->path_len || entry->route->path[entry->path_len - 1] == '/' || path.base[entry->path_len] == '/';
+}
+
+/* The host of an authority, without the port. */
+static weir_str_t host_of(weir_str_t authority)
+{
+    for (size_t i = authority.len; i-- > 0;) {
+        if (authority.base[i] == ']')
+            break;
+        if (authority.base[i] == ':')
+            return (weir_str_t){authority.base, i};
+    }
+    return authority;
+}
+
+static bool host_fits(const entry_t *entry, weir_str_t host)
+{
+    const char *wanted = entry->route->host;
+    return wanted == NULL || (strlen(wanted) == host.len && strncasecmp(wanted, host.base, host.len) == 0);
+}
+
+static bool method_fits(const entry_t *entry, weir_str_t method)
+{
+    const weir_conf_strings_t *methods = &entry->route->methods;
+    for (size_t i = 0; i < methods->size; ++i)
+        if (strlen(methods->entries[i]) == method.len && memcmp(methods->entries[i], method.base, method.len) == 0)
+            return true;
+    return methods->size == 0;
+}
+
+weir_router_match_t weir_router_find(const weir_router_t *router, weir_str_t path, weir_str_t authority, weir_str_t method)
+{
+    weir_str_t host = host_of(authority);
+    const entry_t *best = NULL;
+    for (size_t i = 0; i < router->count; ++i) {
+        const entry_t *entry = &router->entries[i];
+        if (best != NULL && best->path_len != entry->path_len)
+            break;
+        if (!path_fits(entry, path) || !host_fits(entry, host))
+            continue;
+        if (method_fits(entry, method))
+            return (weir_router_match_t){.route = entry->route, .index = entry->index};
+        if (best == NULL)
+            best = entry;
+    }
+    return (weir_router_match_t){.allow = best != NULL ? best->allow : NULL};
+}

@@ -1,0 +1,29 @@
+#ifndef WEIR_PROXY_SOCK_IO_H
+#define WEIR_PROXY_SOCK_IO_H
+
+/* Reads and writes on h2o sockets that go straight to the kernel, so that a request costs no buffer and no callback
+ * while both sides keep up. Sockets are created with h2o_socket_dont_read: the loop tells of bytes, we read them. */
+
+#include <h2o.h>
+
+typedef enum { WEIR_WRITE_DONE, WEIR_WRITE_PENDING, WEIR_WRITE_FAILED } weir_write_result_t;
+
+/* Writes what the kernel takes now. DONE: all of it, no callback comes. PENDING: the rest was copied to *pending
+ * (malloc'ed; the caller frees it in `cb`, which the loop calls when it is out or broken). FAILED: errno says why,
+ * nothing is pending. bufs are not needed after the call; their entries are changed. */
+weir_write_result_t weir_sock_write(h2o_socket_t *sock, h2o_iovec_t *bufs, size_t count, char **pending,
+                                    h2o_socket_cb cb);
+
+/* Bytes read (> 0), 0 at the end, -1 with errno (EAGAIN: nothing there). */
+ssize_t weir_sock_read(h2o_socket_t *sock, char *into, size_t capacity);
+
+/* Adds bytes to sock->input, for the next read to go on with. */
+void weir_sock_keep(h2o_socket_t *sock, const char *bytes, size_t len);
+
+/* The peer gets a reset in place of a clean end when the socket is closed. */
+void weir_sock_reset_on_close(h2o_socket_t *sock);
+
+/* Bytes that the kernel still holds to be acknowledged; -1 if it cannot tell. */
+int weir_sock_unsent(h2o_socket_t *sock);
+
+#endif

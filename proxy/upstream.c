@@ -1,0 +1,389 @@
+#include "upstream.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Parked connections of one worker. Others only read `size`. */
+typedef struct {
+    h2o_linklist_t parked; /* the one parked last is first */
+    _Atomic size_t size;
+} pool_t;
+
+enum { OUTCOME_OK, OUTCOME_4XX, OUTCOME_5XX, OUTCOME_REASONS };
+
+struct weir_upstream {
+    char *name, *url;
+    weir_server_t *server;
+    _Atomic size_t references;
+    _Atomic size_t open, open_max, idle_max;
+    _Atomic int64_t idle_timeout_ns;
+    pthread_mutex_t lock;   /* of waits */
+    h2o_linklist_t waits;   /* oldest first; any worker's */
+    _Atomic size_t waiting;
+    weir_series_t outcomes[OUTCOME_REASONS + WEIR_REASON_COUNT];
+    weir_series_t first_byte, duration, idle_gauge, active_gauge;
+    size_t pool_count;
+    pool_t pools[];
+};
+
+/* A place in the queue for a permit. WAITING: in the list. GRANTED: out of it, a message to its worker is on its way.
+ * LEFT: granted, but nobody is there to take it any more. */
+struct weir_permit_wait {
+    h2o_linklist_t link;
+    weir_upstream_t *upstream;
+    weir_worker_t *worker;
+    enum { WAITING, GRANTED, LEFT } state;
+    void (*granted)(void *argument, weir_upconn_t *conn);
+    void *argument;
+};
+
+static void on_parked_readable(h2o_socket_t *sock, const char *err);
+
+/* --- the upstream --- */
+
+static void take_numbers(weir_upstream_t *upstream, const weir_conf_upstream_t *conf)
+{
+    atomic_store(&upstream->open_max, (size_t)conf->connections.max);
+    atomic_store(&upstream->idle_max, (size_t)conf->connections.idle);
+    atomic_store(&upstream->idle_timeout_ns, conf->connections.idle_timeout_ns);
+}
+
+static weir_upstream_t *find_running(weir_server_t *server, const weir_conf_upstream_t *conf)
+{
+    weir_snapshot_t *snapshot = server->snapshot;
+    for (size_t i = 0; snapshot != NULL && i < snapshot->conf->upstreams.size; ++i) {
+        weir_upstream_t *upstream = snapshot->upstreams[i];
+        if (strcmp(upstream->name, conf->name) == 0 && strcmp(upstream->url, conf->url.text) == 0)
+            return upstream;
+    }
+    return NULL;
+}
+
+static weir_upstream_t *create(weir_server_t *server, const weir_conf_upstream_t *conf)
+{
+    size_t pool_count = server->worker_count + 1;
+    weir_upstream_t *upstream = h2o_mem_alloc(sizeof(*upstream) + sizeof(pool_t) * pool_count);
+    memset(upstream, 0, sizeof(*upstream) + sizeof(pool_t) * pool_count);
+    upstream->name = h2o_strdup(NULL, conf->name, SIZE_MAX).base;
+    upstream->url = h2o_strdup(NULL, conf->url.text, SIZE_MAX).base;
+    upstream->server = server;
+    upstream->pool_count = pool_count;
+    pthread_mutex_init(&upstream->lock, NULL);
+    h2o_linklist_init_anchor(&upstream->waits);
+    for (size_t i = 0; i < pool_count; ++i)
+        h2o_linklist_init_anchor(&upstream->pools[i].parked);
+    const char *name = upstream->name;
+    weir_metrics_series(server->metrics, &upstream->first_byte, WEIR_METRIC_UPSTREAM_FIRST_BYTE, (const char *[]){name});
+    weir_metrics_series(server->metrics, &upstream->duration, WEIR_METRIC_UPSTREAM_DURATION, (const char *[]){name});
+    weir_metrics_series(server->metrics, &upstream->idle_gauge, WEIR_METRIC_UPSTREAM_CONNECTIONS,
+                        (const char *[]){name, "idle"});
+    weir_metrics_series(server->metrics, &upstream->active_gauge, WEIR_METRIC_UPSTREAM_CONNECTIONS,
+                        (const char *[]){name, "active"});
+    return upstream;
+}
+
+weir_upstream_t *weir_upstream_acquire(weir_server_t *server, const weir_conf_upstream_t *conf)
+{
+    weir_upstream_t *upstream = find_running(server, conf);
+    if (upstream == NULL)
+        upstream = create(server, conf);
+    atomic_fetch_add(&upstream->references, 1);
+    take_numbers(upstream, conf);
+    return upstream;
+}
+
+void weir_upstream_release(weir_upstream_t *upstream)
+{
+    if (atomic_fetch_sub(&upstream->references, 1) != 1)
+        return;
+    pthread_mutex_destroy(&upstream->lock);
+    free(upstream->name);
+    free(upstream->url);
+    free(upstream);
+}
+
+const char *weir_upstream_name(const weir_upstream_t *upstream)
+{
+    return upstream->name;
+}
+
+size_t weir_upstream_idle(const weir_upstream_t *upstream)
+{
+    size_t idle = 0;
+    for (size_t i = 0; i < upstream->pool_count; ++i)
+        idle += atomic_load_explicit(&upstream->pools[i].size, memory_order_relaxed);
+    return idle;
+}
+
+size_t weir_upstream_active(const weir_upstream_t *upstream)
+{
+    size_t open = atomic_load(&upstream->open), idle = weir_upstream_idle(upstream);
+    return open > idle ? open - idle : 0;
+}
+
+static size_t outcome_of(int status, weir_reason_t reason)
+{
+    if (reason != WEIR_REASON_NONE)
+        return OUTCOME_REASONS + reason;
+    return status >= 500 ? OUTCOME_5XX : status >= 400 ? OUTCOME_4XX : OUTCOME_OK;
+}
+
+void weir_upstream_count(weir_upstream_t *upstream, weir_worker_t *worker, int status, weir_reason_t reason)
+{
+    static const char *const words[OUTCOME_REASONS] = {"ok", "4xx", "5xx"};
+    size_t outcome = outcome_of(status, reason);
+    uint32_t slot = atomic_load_explicit(&upstream->outcomes[outcome], memory_order_relaxed);
+    if (slot == 0) {
+        const char *word = outcome < OUTCOME_REASONS ? words[outcome] : weir_reason_word(reason);
+        slot = weir_metrics_series(worker->server->metrics, &upstream->outcomes[outcome], WEIR_METRIC_UPSTREAM_REQUESTS,
+                                   (const char *[]){upstream->name, word});
+    }
+    weir_metrics_add(worker->metrics, slot, 1);
+}
+
+void weir_upstream_observe(weir_upstream_t *upstream, weir_worker_t *worker, int64_t first_byte_ns, int64_t duration_ns)
+{
+    if (first_byte_ns >= 0)
+        weir_metrics_observe(worker->metrics, upstream->first_byte, first_byte_ns);
+    weir_metrics_observe(worker->metrics, upstream->duration, duration_ns);
+}
+
+/* --- permits --- */
+
+static void on_grant(weir_worker_t *worker, void *argument)
+{
+    weir_permit_wait_t *wait = argument;
+    weir_upstream_t *upstream = wait->upstream;
+    pthread_mutex_lock(&upstream->lock);
+    bool left = wait->state == LEFT;
+    pthread_mutex_unlock(&upstream->lock);
+    if (left)
+        weir_upstream_give_permit_back(upstream, worker);
+    else
+        wait->granted(wait->argument, NULL);
+    free(wait);
+    weir_upstream_release(upstream);
+}
+
+static weir_permit_wait_t *pop_wait(weir_upstream_t *upstream, weir_worker_t *only)
+{
+    weir_permit_wait_t *wait = NULL;
+    pthread_mutex_lock(&upstream->lock);
+    if (!h2o_linklist_is_empty(&upstream->waits)) {
+        wait = H2O_STRUCT_FROM_MEMBER(weir_permit_wait_t, link, upstream->waits.next);
+        if (only != NULL && wait->worker != only) {
+            wait = NULL;
+        } else {
+            h2o_linklist_unlink(&wait->link);
+            wait->state = GRANTED;
+            atomic_fetch_sub(&upstream->waiting, 1);
+        }
+    }
+    pthread_mutex_unlock(&upstream->lock);
+    return wait;
+}
+
+void weir_upstream_give_permit_back(weir_upstream_t *upstream, weir_worker_t *worker)
+{
+    if (atomic_load(&upstream->waiting) != 0) {
+        weir_permit_wait_t *wait = pop_wait(upstream, NULL);
+        if (wait != NULL) {
+            weir_worker_post(wait->worker, on_grant, wait);
+            return;
+        }
+    }
+    atomic_fetch_sub(&upstream->open, 1);
+    /* Who came to wait between the look and the subtraction saw no room: look once more. */
+    if (atomic_load(&upstream->waiting) == 0)
+        return;
+    if (atomic_fetch_add(&upstream->open, 1) < atomic_load(&upstream->open_max))
+        weir_upstream_give_permit_back(upstream, worker);
+    else
+        atomic_fetch_sub(&upstream->open, 1);
+}
+
+static void on_evict(weir_worker_t *worker, void *argument)
+{
+    weir_upstream_t *upstream = argument;
+    pool_t *pool = &upstream->pools[worker->index];
+    if (atomic_load(&upstream->waiting) != 0 && !h2o_linklist_is_empty(&pool->parked))
+        weir_upconn_close(H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, pool->parked.prev));
+    weir_upstream_release(upstream);
+}
+
+/* Another worker may hold parked connections that this one waits for: it closes its oldest. */
+static void ask_for_eviction(weir_upstream_t *upstream, weir_worker_t *worker)
+{
+    for (size_t i = 0; i < worker->server->worker_count; ++i) {
+        if (i == worker->index || atomic_load_explicit(&upstream->pools[i].size, memory_order_relaxed) == 0)
+            continue;
+        atomic_fetch_add(&upstream->references, 1);
+        weir_worker_post(worker->server->workers[i], on_evict, upstream);
+        return;
+    }
+}
+
+static bool try_permit(weir_upstream_t *upstream)
+{
+    if (atomic_fetch_add(&upstream->open, 1) < atomic_load_explicit(&upstream->open_max, memory_order_relaxed))
+        return true;
+    atomic_fetch_sub(&upstream->open, 1);
+    return false;
+}
+
+bool weir_upstream_ask_permit(weir_upstream_t *upstream, weir_worker_t *worker, weir_permit_wait_t **wait,
+                              void (*granted)(void *argument, weir_upconn_t *conn), void *argument)
+{
+    if (atomic_load(&upstream->waiting) == 0 && try_permit(upstream))
+        return true;
+    weir_permit_wait_t *place = h2o_mem_alloc(sizeof(*place));
+    *place = (weir_permit_wait_t){
+        .upstream = upstream, .worker = worker, .state = WAITING, .granted = granted, .argument = argument};
+    atomic_fetch_add(&upstream->references, 1);
+    pthread_mutex_lock(&upstream->lock);
+    h2o_linklist_insert(&upstream->waits, &place->link);
+    atomic_fetch_add(&upstream->waiting, 1);
+    pthread_mutex_unlock(&upstream->lock);
+    *wait = place;
+    /* A permit given back since the first look found nobody waiting: then there is room now. */
+    if (try_permit(upstream))
+        weir_upstream_give_permit_back(upstream, worker);
+    else
+        ask_for_eviction(upstream, worker);
+    return false;
+}
+
+void weir_upstream_stop_waiting(weir_permit_wait_t *wait)
+{
+    weir_upstream_t *upstream = wait->upstream;
+    pthread_mutex_lock(&upstream->lock);
+    bool granted = wait->state == GRANTED;
+    if (granted) {
+        wait->state = LEFT;
+    } else {
+        h2o_linklist_unlink(&wait->link);
+        atomic_fetch_sub(&upstream->waiting, 1);
+    }
+    pthread_mutex_unlock(&upstream->lock);
+    if (granted)
+        return; /* on_grant frees it */
+    free(wait);
+    weir_upstream_release(upstream);
+}
+
+/* --- connections --- */
+
+weir_upconn_t *weir_upconn_create(weir_upstream_t *upstream, weir_worker_t *worker, h2o_socket_t *sock)
+{
+    weir_upconn_t *conn = h2o_mem_alloc(sizeof(*conn));
+    *conn = (weir_upconn_t){.sock = sock, .upstream = upstream, .worker = worker};
+    atomic_fetch_add(&upstream->references, 1);
+    sock->data = conn;
+    h2o_socket_dont_read(sock, 1);
+    weir_metrics_add(worker->metrics, upstream->active_gauge, 1);
+    return conn;
+}
+
+static void unpark(weir_upconn_t *conn)
+{
+    weir_upstream_t *upstream = conn->upstream;
+    pool_t *pool = &upstream->pools[conn->worker->index];
+    weir_timer_stop(&conn->timer);
+    h2o_linklist_unlink(&conn->pool_link);
+    h2o_linklist_unlink(&conn->worker_link);
+    size_t size = atomic_load_explicit(&pool->size, memory_order_relaxed);
+    atomic_store_explicit(&pool->size, size - 1, memory_order_relaxed);
+    weir_metrics_add(conn->worker->metrics, upstream->idle_gauge, -1);
+    weir_metrics_add(conn->worker->metrics, upstream->active_gauge, 1);
+}
+
+void weir_upconn_close(weir_upconn_t *conn)
+{
+    weir_upstream_t *upstream = conn->upstream;
+    weir_worker_t *worker = conn->worker;
+    if (h2o_linklist_is_linked(&conn->pool_link))
+        unpark(conn);
+    weir_metrics_add(worker->metrics, upstream->active_gauge, -1);
+    h2o_socket_close(conn->sock);
+    free(conn);
+    weir_upstream_give_permit_back(upstream, worker);
+    weir_upstream_release(upstream);
+}
+
+weir_upconn_t *weir_upstream_take_parked(weir_upstream_t *upstream, weir_worker_t *worker)
+{
+    pool_t *pool = &upstream->pools[worker->index];
+    if (h2o_linklist_is_empty(&pool->parked))
+        return NULL;
+    weir_upconn_t *conn = H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, pool->parked.next);
+    unpark(conn);
+    return conn;
+}
+
+bool weir_upconn_is_open(const weir_upconn_t *conn)
+{
+    char byte;
+    return recv(h2o_socket_get_fd(conn->sock), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == -1 && errno == EAGAIN;
+}
+
+static void on_parked_readable(h2o_socket_t *sock, const char *err)
+{
+    /* It closed, or it talks without being asked: either way it is not to be used again. */
+    weir_upconn_close(sock->data);
+}
+
+static void on_parked_long(h2o_timeout_entry_t *entry)
+{
+    weir_upconn_close(H2O_STRUCT_FROM_MEMBER(weir_upconn_t, timer, entry));
+}
+
+/* The oldest wait, if it is this worker's, goes on with the connection at once. */
+static bool hand_over(weir_upconn_t *conn)
+{
+    weir_upstream_t *upstream = conn->upstream;
+    weir_permit_wait_t *wait = pop_wait(upstream, conn->worker);
+    if (wait == NULL)
+        return false;
+    wait->granted(wait->argument, conn);
+    free(wait);
+    weir_upstream_release(upstream);
+    return true;
+}
+
+void weir_upconn_park(weir_upconn_t *conn, int64_t idle_ns)
+{
+    weir_upstream_t *upstream = conn->upstream;
+    weir_worker_t *worker = conn->worker;
+    pool_t *pool = &upstream->pools[worker->index];
+    int64_t timeout_ns = atomic_load_explicit(&upstream->idle_timeout_ns, memory_order_relaxed);
+
+    conn->call = NULL;
+    ++conn->served;
+    if (atomic_load(&upstream->waiting) != 0) {
+        if (!hand_over(conn))
+            weir_upconn_close(conn);
+        return;
+    }
+    if (worker->draining || weir_upstream_idle(upstream) >= atomic_load_explicit(&upstream->idle_max, memory_order_relaxed)) {
+        weir_upconn_close(conn);
+        return;
+    }
+    conn->parked_ns = weir_clock_turn_ns;
+    h2o_linklist_insert(pool->parked.next, &conn->pool_link);
+    h2o_linklist_insert(&worker->parked, &conn->worker_link);
+    atomic_store_explicit(&pool->size, atomic_load_explicit(&pool->size, memory_order_relaxed) + 1, memory_order_relaxed);
+    weir_metrics_add(worker->metrics, upstream->idle_gauge, 1);
+    weir_metrics_add(worker->metrics, upstream->active_gauge, -1);
+    conn->timer.cb = on_parked_long;
+    weir_timer_start(worker, &conn->timer, idle_ns != 0 && idle_ns < timeout_ns ? idle_ns : timeout_ns);
+    h2o_socket_read_start(conn->sock, on_parked_readable);
+}
+
+void weir_upstream_close_parked(weir_worker_t *worker)
+{
+    while (!h2o_linklist_is_empty(&worker->parked))
+        weir_upconn_close(H2O_STRUCT_FROM_MEMBER(weir_upconn_t, worker_link, worker->parked.next));
+}

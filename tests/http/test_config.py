@@ -1,0 +1,486 @@
+"""The command line and the configuration: what is refused, where the error points, and what is printed.
+
+tests/conf/broken holds one file for each way to be wrong; expected.tsv says where each error stands and what it says.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+import harness
+from harness import BIN, ROOT, base_config, get, run_weir
+from support import error_lines, schema_errors
+
+BROKEN = ROOT / "tests" / "conf" / "broken"
+GOOD = """\
+version: 1
+limits:
+  per-tenant: {rate: 50/s}
+upstreams:
+  agent: {url: "http://127.0.0.1:9000"}
+listeners:
+  main:
+    address: 127.0.0.1:8080
+    routes: [{path: /, upstream: agent, limits: [per-tenant]}]
+"""
+
+
+def good(extra=""):
+    return GOOD + extra
+
+
+def printed(config, **kw):
+    """What --print-config makes of a configuration."""
+    r = run_weir("--print-config", config=config, **kw)
+    assert r.returncode == 0, r.stderr
+    return r.stdout
+
+
+def has_value(text, key, value):
+    return re.search(rf"(?m)\b{re.escape(key)}[\"']?:\s*[\"']?{re.escape(value)}(?![\w.])", text)
+
+
+# ----------------------------------------------------------------------------------------------- broken configurations
+
+
+def expectations():
+    wanted = {}
+    for row in (BROKEN / "expected.tsv").read_text().splitlines():
+        if not row or row.startswith("#"):
+            continue
+        file, line, column, path, pattern = row.split("\t")
+        wanted.setdefault(file, []).append((line, column, path, pattern))
+    return wanted
+
+
+EXPECTED = expectations()
+
+
+def fits(choice, number):
+    return choice == "*" or str(number) in choice.split("|")
+
+
+def says(rest, paths, pattern):
+    """Whether the rest of an error line names one of these fields, and then what is wrong."""
+    for path in paths.split("|"):
+        start = path[:-1] if path.endswith("*") else path + ": " if path else ""
+        if rest.startswith(start) and re.search(pattern, rest[len(start):]):
+            return True
+    return False
+
+
+def run_broken(name, *args):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WEIR_TEST_")}
+    return subprocess.run([str(BIN), *args, "-c", name], cwd=BROKEN, env=env, capture_output=True,
+                          stdin=subprocess.DEVNULL,
+                          text=True, errors="backslashreplace", timeout=harness.DEADLINE)
+
+
+def test_every_kind_is_in_the_table():
+    files = {p.name for p in BROKEN.glob("*.yaml")}
+    assert files == set(EXPECTED)
+    assert len(files) >= 40
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPECTED) - {"alias_bomb.yaml"}))
+def test_broken(name):
+    r = run_broken(name, "--check")
+    assert r.returncode == 2, f"exit {r.returncode}\n{r.stdout}{r.stderr}"
+    found = error_lines(name, r.stdout + r.stderr)
+    left = list(found)
+    missing = []
+    for line, column, path, pattern in EXPECTED[name]:
+        match = next((f for f in left if fits(line, f[0]) and fits(column, f[1]) and says(f[2], path, pattern)), None)
+        if match:
+            left.remove(match)
+        else:
+            missing.append((line, column, path, pattern))
+    assert not missing and not left, (f"not said: {missing}\nsaid beyond that: {left}\n"
+                                      f"the whole output:\n{r.stdout}{r.stderr}")
+
+
+@pytest.mark.parametrize("name", ["all_at_once.yaml", "empty.yaml", "tab.yaml", "environment_unset.yaml"])
+def test_a_start_with_a_broken_file_says_the_same_as_check(name):
+    check, start = run_broken(name, "--check"), run_broken(name)
+    assert start.returncode == 2
+    assert error_lines(name, start.stderr) == error_lines(name, check.stdout + check.stderr) != []
+
+
+def test_alias_bomb():
+    """Refused in little space, whether as a bomb or because aliases are not taken at all."""
+    process = subprocess.Popen([str(BIN), "--check", "-c", "alias_bomb.yaml"], cwd=BROKEN, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 2
+    assert error_lines("alias_bomb.yaml", output)
+    assert len(output) < 100_000
+    assert usage.ru_maxrss < 300 * 1024, f"{usage.ru_maxrss} KB"
+
+
+def test_ten_megabytes():
+    r = run_weir("--check", config=good("# " + "x" * 70 + "\n") + ("# " + "x" * 70 + "\n") * 150_000)
+    assert r.returncode == 2
+    assert re.search(r"(?i)large|big|size|bytes|MiB", r.stdout + r.stderr)
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "{a: ["])
+def test_deep_nesting(opening):
+    r = run_weir("--check", config="version: 1\nlimits:\n  " + opening * 20_000)
+    assert r.returncode == 2
+    assert error_lines("weir.yaml", r.stdout + r.stderr)
+
+
+def test_an_error_reads_as_promised():
+    """The contract's own example: file, line, column, field, what is wrong, what would be right."""
+    r = run_weir("--check", config=GOOD.replace("{rate: 50/s}", "\n    rate: 50/parsec"))
+    line = next(l for l in (r.stdout + r.stderr).splitlines() if "parsec" in l)
+    assert re.search(r"weir\.yaml:4:11: limits\.per-tenant\.rate: '50/parsec' is not a rate; write a count and a unit, "
+                     r"such as 50/s, 600/m, 10000/h$", line), line
+
+
+def test_the_file_is_named_as_it_was_given():
+    r = run_broken("./tab.yaml", "--check")
+    assert re.search(r"(?m)^\./tab\.yaml:3:1: ", r.stdout + r.stderr)
+
+
+def test_an_error_in_the_tenants_file_points_there():
+    text = ('{\n  "api_keys": {"' + "ab" * 32 + '": "acme"},\n'
+            '  "limits": {"per-tenant": {"acme": {"rate": "7/parsec"}}}\n}\n')
+    r = run_weir("--check", config=good("tenant: {file: tenants.json}\n"), files={"tenants.json": text})
+    assert r.returncode == 2
+    [(line, column, rest)] = error_lines("tenants.json", r.stdout + r.stderr)
+    assert line == 3 and column in (46, 47)
+    assert re.match(r"limits\.per-tenant\.acme\.rate: '7/parsec'.*50/s", rest), rest
+
+
+@pytest.mark.parametrize("text,line,column,pattern", [
+    ("api_kys: {}\n", 1, 1, r"unknown.*api_keys"),
+    ("limits:\n  nowhere: {acme: {rate: 5/s}}\n", 2, 3, r"nowhere"),
+    ("limits:\n  per-tenant: {acme: {rates: 5/s}}\n", 2, 23, r"unknown.*rate"),
+    ("api_keys: {abc: acme}\n", 1, 12, r"64|hex|sha"),
+    ("limits:\n\tx: 1\n", 2, 1, r"(?i)tab|indent"),
+])
+def test_a_broken_tenants_file(text, line, column, pattern):
+    r = run_weir("--check", config=good("tenant: {file: tenants.yaml}\n"), files={"tenants.yaml": text})
+    assert r.returncode == 2
+    [(at_line, at_column, rest)] = error_lines("tenants.yaml", r.stdout + r.stderr)
+    assert (at_line, at_column) == (line, column) and re.search(pattern, rest), rest
+
+
+def test_an_error_never_shows_a_secret():
+    canary = "canary-4f1c99"
+    r = run_weir("--check", config=good("admin: {token: \"${file:token}\", address: nonsense}\n"),
+                 files={"token": canary})
+    assert r.returncode == 2
+    assert canary not in r.stdout + r.stderr
+
+
+# ------------------------------------------------------------------------------------------------------- the arguments
+
+
+@pytest.mark.parametrize("args", [["--frobnicate"], ["-c"], ["--config"], ["-x"], ["weir.yaml"], ["--check", "more"],
+                                  ["-c", "/nonexistent/weir.yaml"], ["-c", "/"],
+                                  ["--check", "-c", "/nonexistent/weir.yaml"]])
+def test_bad_arguments(args):
+    r = run_weir(*args)
+    assert r.returncode == 2, r
+    assert r.stderr.strip()
+
+
+def test_the_default_file_is_named():
+    if pathlib.Path("/etc/weir/weir.yaml").exists():
+        pytest.skip("this machine has an /etc/weir/weir.yaml")
+    r = run_weir("--check")
+    assert r.returncode == 2
+    assert "/etc/weir/weir.yaml" in r.stderr
+
+
+def test_help_names_every_option():
+    r = run_weir("--help")
+    assert r.returncode == 0
+    for option in ("-c", "--config", "--check", "--print-config", "--print-schema", "--print-reference", "--version",
+                   "--help"):
+        assert option in r.stdout
+
+
+def test_version():
+    r = run_weir("--version")
+    assert r.returncode == 0
+    assert re.search(r"weir\b.*\d+\.\d+", r.stdout)
+
+
+@pytest.mark.parametrize("flag", ["-c", "--config"])
+def test_config_by_both_names(flag, tmp_path):
+    (tmp_path / "w.yaml").write_text(GOOD)
+    r = run_weir("--check", flag, str(tmp_path / "w.yaml"))
+    assert r.returncode == 0, r.stderr
+
+
+# ------------------------------------------------------------------------------------------------- check, print-config
+
+
+def test_check_prints_the_memory_bound():
+    r = run_weir("--check", config=GOOD)
+    assert r.returncode == 0, r.stderr
+    assert re.search(r"(?i)\bidle\b", r.stdout) and re.search(r"(?i)\bworst\b", r.stdout)
+    assert re.search(r"\d(\.\d+)? ?(B|KiB|MiB|GiB)\b", r.stdout)
+    assert "per-tenant" in r.stdout
+
+
+def sizes(text):
+    unit = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    return [float(n) * unit[u] for n, u in re.findall(r"(\d+(?:\.\d+)?) ?(B|KiB|MiB|GiB)\b", text)]
+
+
+def test_the_memory_bound_follows_the_configuration():
+    small = run_weir("--check", config=good("server: {max_buffered: 32MiB}\n")).stdout
+    large = run_weir("--check", config=good("server: {max_buffered: 2GiB}\n")).stdout
+    more_keys = run_weir("--check", config=GOOD.replace("50/s}", "50/s, max_keys: 5000000}")
+                         + "server: {max_buffered: 32MiB}\n").stdout
+    assert max(sizes(large)) - max(sizes(small)) >= 1.5 * (1 << 30)
+    assert max(sizes(more_keys)) - max(sizes(small)) >= 5_000_000 * 16
+
+
+def test_check_starts_nothing():
+    port = harness.free_port()
+    config = base_config(1, listener={"address": f"127.0.0.1:{port}"})
+    with harness.socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        r = run_weir("--check", config=config)
+    assert r.returncode == 0, r.stderr
+
+
+def test_print_config_fills_in_the_defaults():
+    text = printed(GOOD)
+    for key, value in [("workers", "1"), ("max_connections", "4096"), ("max_body", "16MiB"), ("max_buffered", "64MiB"),
+                       ("max_head", "32KiB"), ("idle", "75s"), ("tenant_series", "50"), ("access", "stdout"),
+                       ("level", "info"), ("header", "X-Correlation-ID"), ("accept", "true"), ("traceparent", "true"),
+                       ("default", "anonymous"), ("algorithm", "token_bucket"), ("rate", "50/s"), ("burst", "50"),
+                       ("mode", "enforce"), ("max_keys", "10000"), ("host", "upstream"), ("max", "128"),
+                       ("idle_timeout", "4s"), ("refresh", "30s"), ("connect", "2s"), ("total", "15m"),
+                       ("strip_prefix", "false"), ("status", "429"), ("trusted_hops", "0")]:
+        assert has_value(text, key, value), f"{key}: {value} is not in\n{text}"
+    for word in ("127.0.0.0/8", "::1/128", "X-Tenant-ID", "X-Request-ID", "127.0.0.1:9466", "*:9465"):
+        assert word in text
+    assert "window" not in text, "a limit shows only its algorithm's fields"
+
+
+@pytest.mark.parametrize("rate,burst", [("50/s", 50), ("600/m", 10), ("10000/h", 3), ("5/m", 1), ("1/d", 1),
+                                        ("90/m", 2)])
+def test_burst_is_one_seconds_rate_rounded_up(rate, burst):
+    text = printed(GOOD.replace("50/s", rate))
+    got = int(re.search(r"burst[\"']?:\s*(\d+)", text).group(1))
+    if rate in ("10000/h", "90/m"):  # 2.8 and 1.5: the contract does not say how a part of a request is rounded
+        assert got in (burst, burst - 1)
+    else:
+        assert got == burst
+
+
+RICH = """\
+version: 1
+server:
+  workers: 2
+  max_body: 1536KiB
+  timeouts: {head: 1500ms, idle: 2h}
+  client_ip: {header: X-Forwarded-For, trusted_hops: 1}
+  drain: {delay: 250ms, timeout: 90s}
+admin: {address: "unix:///run/weir-admin.sock", token: canary-admin-77}
+metrics: {address: "[::1]:9465"}
+log: {access: /var/log/weir.log, level: warn}
+correlation: {header: X-Trace-Name, also: [], accept: false, traceparent: false}
+tenant:
+  from: [{api_key: Authorization}, {api_key: x-api-key}, {header: X-Org}]
+  trusted: []
+  default: refuse
+  api_keys: {abababababababababababababababababababababababababababababababab: "acme:eu/1"}
+limits:
+  bucket: {rate: 1000000/d, burst: 7, key: [tenant, route, client_ip, {header: X-Plan}], mode: shadow,
+           tenants: {acme: {rate: 0/s}, "b:c": {burst: 9}}}
+  slots: {algorithm: sliding_window, limit: 100, window: 10m, key: [], max_keys: 5, tenants: {acme: {limit: 3}}}
+upstreams:
+  agent:
+    url: http://[::1]:9000/base
+    host: preserve
+    forward: []
+    connections: {max: 5, idle: 1, idle_timeout: 1s}
+    timeouts: {connect: 10ms, first_byte: 1h, idle: 1s, total: 3h}
+  socket: {url: "unix:///run/agent.sock", prefix: /v2}
+listeners:
+  main:
+    address: "*:8080"
+    tenant: {from: [{header: X-Customer}], default: nobody}
+    routes:
+      - {path: /, upstream: agent, limits: [bucket, slots]}
+      - {path: /v1, methods: [GET, POST], host: api.example, upstream: socket, strip_prefix: true, timeout: 1m,
+         on_limit: {status: 503, body: 'costs $$5: "no" # not
+           a comment'}}
+  local: {address: "unix:///run/weir.sock", routes: [{path: /, upstream: socket}]}
+"""
+
+
+@pytest.mark.parametrize("config", [GOOD, RICH, good("admin: false\n")], ids=["small", "rich", "no_admin"])
+def test_print_config_round_trips(config):
+    first = printed(config)
+    assert run_weir("--check", config=first).returncode == 0
+    assert printed(first) == first
+
+
+def test_print_config_keeps_what_was_said():
+    text = printed(RICH)
+    for word in ("1536KiB", "1500ms", "2h", "X-Forwarded-For", "/run/weir-admin.sock", "[::1]:9465", "X-Trace-Name",
+                 "1000000/d", "X-Plan", "shadow", "0/s", "acme:eu/1", "10m", "/base", "preserve", "/v2", "X-Customer",
+                 "api.example", "costs $$5"):
+        assert word in text, f"{word} is not in\n{text}"
+    for key, value in (("burst", "7"), ("limit", "3"), ("trusted_hops", "1"), ("default", "refuse"), ("status", "503")):
+        assert has_value(text, key, value), f"{key}: {value}"
+
+
+@pytest.mark.parametrize("token", ["canary-5be1", "${WEIR_TEST_TOKEN}", "${file:token}",
+                                   "${WEIR_TEST_NONE:-canary-5be1}"])
+def test_print_config_redacts_secrets(token):
+    config = good(f'admin: {{address: "127.0.0.1:1", token: "{token}"}}\n')
+    text = printed(config, env={"WEIR_TEST_TOKEN": "canary-5be1"}, files={"token": "canary-5be1\n"})
+    assert "canary-5be1" not in text
+    assert re.search(r"token[\"']?:\s*(?!null)\S", text), "that there is a token is no secret"
+
+
+# ----------------------------------------------------------------------------------------------------------- notations
+
+
+def test_environment():
+    env = {"WEIR_TEST_N": "3", "WEIR_TEST_HOST": "127.0.0.1", "WEIR_TEST_EMPTY": ""}
+    text = printed("""\
+version: 1
+server:
+  workers: ${WEIR_TEST_N}
+metrics: {address: "${WEIR_TEST_HOST}:${WEIR_TEST_PORT:-9999}"}
+log:
+  level: ${WEIR_TEST_LEVEL:-warn}
+""" + GOOD.split("\n", 1)[1], env=env)
+    assert has_value(text, "workers", "3")
+    assert "127.0.0.1:9999" in text
+    assert has_value(text, "level", "warn")
+
+
+@pytest.mark.parametrize("written,meant", [
+    ("plain", "plain"), ("$$", "$$"), ("$${HOME}", "$${HOME}"), ("a$$b$$$$c", "a$$b$$$$c"),
+    ("${WEIR_TEST_DOLLAR}", "10$$"), ("${WEIR_TEST_NONE:-}x", "x"), ("${WEIR_TEST_NONE:-a:-b}", "a:-b"),
+])
+def test_dollar_notations(written, meant):
+    """--print-config writes in the same notation, so a dollar comes out doubled again."""
+    config = GOOD.replace("limits: [per-tenant]}", f"limits: [per-tenant], on_limit: {{body: \"<{written}>\"}}}}")
+    assert f"<{meant}>" in printed(config, env={"WEIR_TEST_DOLLAR": "10$"})
+
+
+@pytest.mark.parametrize("content,meant", [("word", "word"), ("word\n", "word"), ("two words", "two words")])
+def test_file_content_without_its_last_newline(content, meant, tmp_path):
+    (tmp_path / "f").write_text(content)
+    config = GOOD.replace("limits: [per-tenant]}",
+                          f"limits: [per-tenant], on_limit: {{body: \"<${{file:{tmp_path}/f}}>\"}}}}")
+    assert f"<{meant}>" in printed(config)
+
+
+def test_null_is_the_same_as_leaving_out():
+    text = GOOD.replace("{rate: 50/s}", "{rate: 50/s, burst: null, key: ~, tenants: null, mode: null}")
+    text = text.replace("9000\"}", "9000\", host: null, forward: ~, timeouts: null, connections: {max: null}}")
+    text = text.replace("limits: [per-tenant]}", "limits: [per-tenant], host: null, timeout: null, on_limit: null}")
+    text += "server: {timeouts: null, max_body: ~}\nadmin: {token: null, address: }\nmetrics: null\nlog: ~\n"
+    text += "correlation:\ntenant:\n"
+    assert printed(text) == printed(GOOD)
+
+
+def test_json_is_yaml():
+    config = base_config(9000, limits={"per-tenant": {"rate": "50/s"}})
+    assert printed(config) == printed(json.dumps(config, indent=3))
+
+
+def test_names_at_their_longest():
+    name = "a" + "b-9" * 20 + "cd"
+    assert len(name) == 63
+    assert name in printed(GOOD.replace("per-tenant", name))
+
+
+def test_admin_false(start_weir, start_upstream):
+    default_port_was_free = True
+    with contextlib.suppress(OSError), harness.connect(("127.0.0.1", 9466)):
+        default_port_was_free = False
+    w = start_weir(base_config(start_upstream().port, admin=False))
+    assert get(w.port).status == 200
+    if default_port_was_free:
+        with pytest.raises(OSError):
+            harness.connect(("127.0.0.1", 9466)).close()
+
+
+def test_workers_auto(start_weir, start_upstream):
+    w = start_weir(base_config(start_upstream().port, server={"workers": "auto"}))
+    assert get(w.port).status == 200
+
+
+# ------------------------------------------------------------------------------------------------ schema and reference
+
+FULL = {
+    "server": {"workers": 2, "max_body": "1MiB", "timeouts": {"head": "5s"}, "drain": {"delay": "0s", "timeout": "5s"},
+               "client_ip": {"header": "X-Forwarded-For", "trusted_hops": 1}},
+    "admin": {"address": "127.0.0.1:9466", "token": None}, "metrics": {"address": "*:9465", "tenant_series": 5},
+    "log": {"access": "none", "level": "debug"}, "correlation": {"header": "X-A", "also": ["X-B"], "accept": False},
+    "tenant": {"from": [{"header": "X-T"}, {"api_key": "Authorization"}], "trusted": ["::1/128"], "default": "refuse",
+               "api_keys": {"ab" * 32: "acme"}},
+    "limits": {"per-tenant": {"rate": "50/s", "burst": 5, "key": ["tenant", {"header": "X-Plan"}],
+                              "tenants": {"acme": {"rate": "0/s"}}},
+               "slots": {"algorithm": "sliding_window", "limit": 5, "window": "1m", "mode": "shadow"}},
+    "upstreams": {"socket": {"url": "unix:///run/a.sock", "prefix": "/v1", "host": "preserve", "forward": ["tenant"]}},
+    "listeners": {"local": {"address": "unix:///run/w.sock", "routes": [
+        {"path": "/", "upstream": "socket", "limits": ["slots"], "timeout": "5s",
+         "on_limit": {"status": 503, "body": "no"}}]}},
+}
+
+TOP = {"version", "server", "admin", "metrics", "log", "correlation", "tenant", "limits", "upstreams", "listeners"}
+
+
+def test_schema():
+    r = run_weir("--print-schema")
+    assert r.returncode == 0, r.stderr
+    schema = json.loads(r.stdout)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert set(schema["properties"]) == TOP
+    assert schema["additionalProperties"] is False
+    assert "version" in schema["required"]
+    for later in ("dedup", "breaker", "http2", "precision", "fallback"):
+        assert f'"{later}"' not in r.stdout
+
+
+def test_reference():
+    r = run_weir("--print-reference")
+    assert r.returncode == 0, r.stderr
+    for word in (*TOP, "max_buffered", "trusted_hops", "tenant_series", "also", "api_keys", "burst", "max_keys",
+                 "first_byte", "strip_prefix", "on_limit", "64MiB", "sliding_window"):
+        assert word in r.stdout, word
+
+
+@pytest.mark.parametrize("option,file", [("--print-schema", "schema.json"), ("--print-reference", "reference.md")])
+def test_the_committed_file_is_what_the_binary_prints(option, file):
+    assert run_weir(option).stdout == (ROOT / "conf" / file).read_text()
+
+
+def test_the_schema_and_the_loader_agree():
+    """What editors tell a user while she writes is what weir tells her when it starts."""
+    schema = json.loads(run_weir("--print-schema").stdout)
+    right = base_config(9000, **FULL)
+    assert run_weir("--check", config=right).returncode == 0
+    assert not schema_errors(schema, right)
+    for change in ({"limts": {}}, {"server": {"workers": "many"}}, {"server": {"timeouts": {"head": "10 parsecs"}}},
+                   {"log": {"level": "loud"}}, {"limits": {"per-tenant": {"rate": "50/parsec"}}},
+                   {"limits": {"Upper": {"rate": "5/s"}}}, {"correlation": {"also": "X-A"}}, {"version": 2},
+                   {"upstreams": {"agent": {"host": "caller"}}},
+                   {"listeners": {"in": {"routes": [{"path": "/", "up": 1}]}}},
+                   {"dedup": {}}):
+        wrong = harness.merge(base_config(9000, **FULL), change)
+        assert run_weir("--check", config=wrong).returncode == 2, change
+        assert schema_errors(schema, wrong), f"the schema has nothing against {change}"
