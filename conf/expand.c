@@ -22,7 +22,7 @@ static const char *read_inserted_file(weir_conf_load_t *load, const weir_conf_no
     size_t len;
     const char *resolved = weir_conf_resolve(load, path);
     weir_conf_watch(load, resolved);
-    const char *error = weir_conf_read_file(resolved, INSERTED_FILE_BYTES_MAX, load->scratch, &text, &len);
+    const char *error = weir_conf_read_file(resolved, INSERTED_FILE_BYTES_MAX, false, load->scratch, &text, &len);
     if (error == NULL && strlen(text) != len)
         error = "it has a NUL byte";
     if (error != NULL) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "scalar.h"
 
@@ -354,12 +355,8 @@ void weir_conf_watch(weir_conf_load_t *load, const char *path)
     load->files[load->file_count++] = weir_conf_arena_copy(load->arena, path, strlen(path));
 }
 
-const char *weir_conf_read_file(const char *path, size_t bytes_max, weir_conf_arena_t *arena, const char **text,
-                                size_t *len)
+static const char *read_fd(int fd, size_t bytes_max, weir_conf_arena_t *arena, const char **text, size_t *len)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0)
-        return strerror(errno);
     char *buffer = malloc(bytes_max + 1);
     if (buffer == NULL)
         abort();
@@ -367,10 +364,27 @@ const char *weir_conf_read_file(const char *path, size_t bytes_max, weir_conf_ar
     for (*len = 0; *len <= bytes_max && got > 0; *len += got > 0 ? (size_t)got : 0)
         while ((got = read(fd, buffer + *len, bytes_max + 1 - *len)) < 0 && errno == EINTR)
             ;
-    const char *error = got < 0 ? strerror(errno) : *len > bytes_max ? "it is too large" : NULL;
+    const char *error = got < 0 ? strerror(errno) : NULL;
+    if (error == NULL && *len > bytes_max)
+        error = weir_conf_arena_printf(arena, "it is larger than %zuKiB", bytes_max / 1024);
     if (error == NULL)
         *text = weir_conf_arena_copy(arena, buffer, *len);
     free(buffer);
+    return error;
+}
+
+const char *weir_conf_read_file(const char *path, size_t bytes_max, bool may_wait, weir_conf_arena_t *arena,
+                                const char **text, size_t *len)
+{
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | (may_wait ? 0 : O_NONBLOCK));
+    if (fd < 0)
+        return strerror(errno);
+    const char *error = fstat(fd, &status) != 0                   ? strerror(errno)
+                        : S_ISREG(status.st_mode) || may_wait     ? NULL
+                                                                  : "it is not a regular file";
+    if (error == NULL)
+        error = read_fd(fd, bytes_max, arena, text, len);
     close(fd);
     return error;
 }
@@ -463,7 +477,7 @@ weir_conf_t *weir_conf_load(const char *file, char **errors)
     weir_conf_arena_t *arena = weir_conf_arena_create();
     const char *text;
     size_t len;
-    const char *error = weir_conf_read_file(file, WEIR_CONF_TEXT_BYTES_MAX + 1, arena, &text, &len);
+    const char *error = weir_conf_read_file(file, WEIR_CONF_TEXT_BYTES_MAX, true, arena, &text, &len);
     weir_conf_t *conf = NULL;
     if (error == NULL) {
         conf = weir_conf_load_text(file, text, len, errors);

@@ -83,9 +83,9 @@ void weir_conf_check_rules(weir_conf_load_t *load);
 
 /* A path as the configuration names it: beside the configuration's own file where it is relative. */
 const char *weir_conf_resolve(weir_conf_load_t *load, const char *path);
-/* NULL, or why it cannot be read; `text` is NUL-terminated. */
-const char *weir_conf_read_file(const char *path, size_t bytes_max, weir_conf_arena_t *arena, const char **text,
-                                size_t *len);
+/* NULL, or why it cannot be read; `text` is NUL-terminated. `may_wait`: it may be a pipe, too. */
+const char *weir_conf_read_file(const char *path, size_t bytes_max, bool may_wait, weir_conf_arena_t *arena,
+                                const char **text, size_t *len);
 void weir_conf_watch(weir_conf_load_t *load, const char *path);
 
 #endif

@@ -8,7 +8,8 @@ enum { DECORATIONS_MAX = 10 };
 typedef struct {
     weir_conf_arena_t *arena;
     weir_conf_errors_t *errors;
-    const char *file;
+    const char *file, *text;
+    size_t len;
     struct fy_parser *parser;
     struct fy_diag *diag;
     weir_conf_node_t *root;
@@ -26,6 +27,30 @@ static weir_conf_place_t place_of(const builder_t *builder, const struct fy_mark
     if (mark == NULL)
         return otherwise;
     return (weir_conf_place_t){builder->file, (unsigned)mark->line + 1, (unsigned)mark->column + 1};
+}
+
+/* The library's mark of an anchor, an alias and a text in quotes is behind its first character. */
+static weir_conf_place_t before(weir_conf_place_t place)
+{
+    --place.column;
+    return place;
+}
+
+static weir_conf_place_t scalar_place(const builder_t *builder, struct fy_event *event, weir_conf_place_t place)
+{
+    const struct fy_mark *mark = fy_event_start_mark(event);
+    switch (fy_event_get_node_style(event)) {
+    case FYNS_SINGLE_QUOTED:
+    case FYNS_DOUBLE_QUOTED:
+        return before(place);
+    case FYNS_LITERAL:
+    case FYNS_FOLDED: /* behind the indentation */
+        for (size_t at = mark->input_pos; at < builder->len && builder->text[at] == ' '; ++at)
+            ++place.column;
+        return place;
+    default:
+        return place;
+    }
 }
 
 /* Where an event without a mark of its own (an empty value) stands. */
@@ -161,12 +186,6 @@ static void on_end(builder_t *builder)
         refuse_duplicates(builder, node);
 }
 
-/* The library's mark of an anchor or an alias is behind its & or *. */
-static weir_conf_place_t before(weir_conf_place_t place)
-{
-    --place.column;
-    return place;
-}
 
 /* Anchors, aliases and tags: so many are told, then it is a bomb, or no file for weir. */
 static void refuse_decoration(builder_t *builder, weir_conf_place_t place, const char *text)
@@ -190,6 +209,8 @@ static void refuse_decorations(builder_t *builder, struct fy_event *event, weir_
 static void on_event(builder_t *builder, struct fy_event *event)
 {
     weir_conf_place_t place = place_of(builder, fy_event_start_mark(event), place_around(builder));
+    if (event->type == FYET_SCALAR && event->scalar.value != NULL)
+        place = scalar_place(builder, event, place);
     switch (event->type) {
     case FYET_DOCUMENT_START:
         if (builder->done)
@@ -299,6 +320,7 @@ static const char *syntax_hint(const char *text)
         {"closing quote", "close it with a quote"},
         {"closing bracket", "close it with ]"},
         {"closing brace", "close it with }"},
+        {"missing comma", "write a comma between two entries, and a value with ${...} in quotes"},
         {"indentation", "begin it in the same column as its neighbours"},
         {"cannot start with", "write the value in quotes"},
         {"nested block mapping", "write the value in quotes, or its fields on lines of their own"},
@@ -331,6 +353,8 @@ static void fail_syntax(builder_t *builder)
         text = weir_conf_errors_show(builder->arena, error->msg);
         place.line = error->line > 0 ? (unsigned)error->line : 1;
         place.column = error->column > 0 ? (unsigned)error->column : 1;
+        if (strstr(text, "closing quote") != NULL)
+            place = before(place);
         place = opening_of(builder, text, place);
     }
     weir_conf_errors_add(builder->errors, place, "", "is not YAML: %s; %s", text, syntax_hint(text));
@@ -354,7 +378,7 @@ weir_conf_node_t *weir_conf_node_parse(weir_conf_arena_t *arena, const char *fil
     if (!check_bytes(file, text, len, errors))
         return NULL;
 
-    builder_t builder = {.arena = arena, .errors = errors, .file = file};
+    builder_t builder = {.arena = arena, .errors = errors, .file = file, .text = text, .len = len};
     struct fy_diag_cfg diag_cfg;
     fy_diag_cfg_default(&diag_cfg);
     diag_cfg.fp = NULL;

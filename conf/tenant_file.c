@@ -18,9 +18,10 @@ static const weir_conf_node_t *parse_tenant_file(weir_conf_load_t *load, const c
 {
     const char *text;
     size_t len;
-    const char *error = weir_conf_read_file(path, WEIR_CONF_TENANT_FILE_BYTES_MAX, load->scratch, &text, &len);
+    const char *error = weir_conf_read_file(path, WEIR_CONF_TENANT_FILE_BYTES_MAX, false, load->scratch, &text, &len);
     if (error != NULL) {
-        weir_conf_fail(load, node, "the file '%s' cannot be read: %s", weir_conf_errors_show(load->scratch, path), error);
+        weir_conf_fail(load, node, "the file '%s' cannot be read: %s; write the path of a file of tenants",
+                       weir_conf_errors_show(load->scratch, path), error);
         return NULL;
     }
     weir_conf_node_t *root = weir_conf_node_parse(load->scratch, weir_conf_arena_copy(load->scratch, path, strlen(path)),

@@ -22,7 +22,8 @@
 const char *weir_conf_scalar(weir_conf_load_t *load, const weir_conf_type_t *type, const weir_conf_node_t *node)
 {
     bool is_boolean = weir_conf_node_is_word(node, "true") || weir_conf_node_is_word(node, "false");
-    if (node->kind == WEIR_CONF_SCALAR && (!is_boolean || type == &weir_conf_type_flag))
+    bool is_null = weir_conf_node_is_null(node); /* an entry of a list: a field that is null is not there */
+    if (node->kind == WEIR_CONF_SCALAR && !is_null && (!is_boolean || type == &weir_conf_type_flag))
         return node->text;
     weir_conf_fail_value(load, node, type->what, is_boolean ? "write it in quotes" : type->right);
     return NULL;
@@ -586,16 +587,19 @@ PRINT(address)
 
 #define PATTERN_PORT                                                                                                   \
     "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-#define PATTERN_BYTE "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-#define PATTERN_V4 PATTERN_BYTE "(\\." PATTERN_BYTE "){3}"
 #define PATTERN_V6 "\\[[0-9A-Fa-f:.]{2,45}\\]"
 #define PATTERN_UNIX "unix:///.{0,105}[^/]"
-#define PATTERN_HOST "([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\\.?)+"
-#define PATTERN_PATH "(/[A-Za-z0-9._~!$&'()*+,=:@%-]+)*"
+#define PATTERN_LABEL "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+#define PATTERN_HOST                                                                                                   \
+    "(" WEIR_CONF_PATTERN_V4 "|(?![0-9.]+(:|/|$))" PATTERN_LABEL "(\\." PATTERN_LABEL ")*\\.?)"
+#define PATTERN_NO_DOTS "(?!.*/\\.{1,2}(/|$))"
+#define PATTERN_PATH "(/([A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-Fa-f]{2})+)*"
+/* of letters, digits, -._~ and /, and of the NUL byte */
+#define PATTERN_NO_PLAIN_ESCAPES "(?!.*%(00|2[D-Fd-f]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee]))"
 
 SCHEMA(address)
 {
-    weir_conf_schema_text(json, "^((\\*|localhost|" PATTERN_V4 "|" PATTERN_V6 "):" PATTERN_PORT "|" PATTERN_UNIX ")$",
+    weir_conf_schema_text(json, "^((\\*|localhost|" WEIR_CONF_PATTERN_V4 "|" PATTERN_V6 "):" PATTERN_PORT "|" PATTERN_UNIX ")$",
                           NULL, NULL, false);
 }
 
@@ -624,7 +628,7 @@ PRINT(url)
 SCHEMA(url)
 {
     weir_conf_schema_text(json,
-                          "^(http://(" PATTERN_HOST "|" PATTERN_V6 ")(:" PATTERN_PORT ")?" PATTERN_PATH "/?|" PATTERN_UNIX
+                          "^" PATTERN_NO_DOTS "(http://(" PATTERN_HOST "|" PATTERN_V6 ")(:" PATTERN_PORT ")?" PATTERN_PATH "/?|" PATTERN_UNIX
                           ")$",
                           NULL, NULL, false);
 }
@@ -649,7 +653,7 @@ PRINT(prefix)
 
 SCHEMA(prefix)
 {
-    weir_conf_schema_text(json, "^" PATTERN_PATH "$", field->min, field->max, false);
+    weir_conf_schema_text(json, "^" PATTERN_NO_DOTS PATTERN_PATH "$", field->min, field->max, false);
 }
 
 PARSE(path)
@@ -665,7 +669,7 @@ PARSE(path)
 
 SCHEMA(path)
 {
-    weir_conf_schema_text(json, "^(/|" PATTERN_PATH "/?)$", field->min, field->max, false);
+    weir_conf_schema_text(json, "^" PATTERN_NO_DOTS PATTERN_NO_PLAIN_ESCAPES "(/|" PATTERN_PATH "/?)$", field->min, field->max, false);
 }
 
 PARSE(host_name)

@@ -25,8 +25,10 @@ void weir_conf_schema_words(weir_conf_json_t *json, const char *const *words);
 /* An object that refers to one of $defs. */
 void weir_conf_schema_ref(weir_conf_json_t *json, const char *name);
 
-#define WEIR_CONF_PATTERN_HEADER "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+#define WEIR_CONF_PATTERN_HEADER "^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$"
 #define WEIR_CONF_PATTERN_TENANT "^[A-Za-z0-9._:@/-]{1,128}$"
+#define WEIR_CONF_PATTERN_BYTE "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+#define WEIR_CONF_PATTERN_V4 WEIR_CONF_PATTERN_BYTE "(\\." WEIR_CONF_PATTERN_BYTE "){3}"
 #define WEIR_CONF_PATTERN_NAME "^[a-z][a-z0-9-]{0,62}$"
 
 #endif

@@ -309,7 +309,7 @@ PRINT(cidrs)
 
 SCHEMA(cidrs)
 {
-    static const char pattern[] = "^([0-9.]{7,15}(/([0-9]|[12][0-9]|3[0-2]))?|"
+    static const char pattern[] = "^(" WEIR_CONF_PATTERN_V4 "(/([0-9]|[12][0-9]|3[0-2]))?|"
                                   "[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?)$";
     begin_array(json, field, false);
     schema_items(json, pattern, false);

@@ -219,7 +219,8 @@ static void keep_out_new(int fd)
     };
     struct sock_fprog filter = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
     if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) != 0)
-        weir_log_event(WEIR_LOG_WARN, "a listener closes without a filter, connections may be lost: %s", strerror(errno));
+        weir_log_event(WEIR_LOG_WARN, "a listener closes without a filter, connections may be lost: %s",
+                       strerror(errno));
 }
 
 static void retire(acceptor_t *acceptor)

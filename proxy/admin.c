@@ -57,7 +57,7 @@ static void answer_text(h2o_req_t *req, int status, const char *text)
     answer(req, status, "text/plain; charset=utf-8", h2o_strdup(&req->pool, text, SIZE_MAX));
 }
 
-static void refuse(h2o_req_t *req, weir_reason_t reason, int status, const char *detail)
+void weir_admin_refuse(h2o_req_t *req, weir_reason_t reason, int status, const char *detail)
 {
     weir_problem_t problem = {.reason = reason, .status = status, .detail = detail};
     add_field(req, "weir-reason", weir_reason_word(reason));
@@ -547,16 +547,16 @@ static bool is_refused(h2o_req_t *req, const page_t *page)
 {
     const weir_conf_admin_t *admin = &conf_of(req)->admin;
     if (admin->address.kind == WEIR_ADDRESS_TCP && !is_host_local(req->authority)) {
-        refuse(req, WEIR_REASON_FORBIDDEN, 403, "The Host must be localhost or an IP address.");
+        weir_admin_refuse(req, WEIR_REASON_FORBIDDEN, 403, "The Host must be localhost or an IP address.");
         return true;
     }
     if (admin->token != NULL && (page == NULL || page->needs_token) && !has_token(req, admin->token)) {
         add_field(req, "www-authenticate", "Bearer realm=\"weir\"");
-        refuse(req, WEIR_REASON_FORBIDDEN, 401, "This needs the bearer token of admin.token.");
+        weir_admin_refuse(req, WEIR_REASON_FORBIDDEN, 401, "This needs the bearer token of admin.token.");
         return true;
     }
     if (!is_same_origin(req)) {
-        refuse(req, WEIR_REASON_FORBIDDEN, 403, "The request comes from a page of another origin.");
+        weir_admin_refuse(req, WEIR_REASON_FORBIDDEN, 403, "The request comes from a page of another origin.");
         return true;
     }
     return false;
@@ -571,13 +571,13 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
     if (kind == WEIR_LISTENER_ADMIN && is_refused(req, page))
         return 0;
     if (page == NULL) {
-        refuse(req, WEIR_REASON_NO_ROUTE, 404, "There is nothing here.");
+        weir_admin_refuse(req, WEIR_REASON_NO_ROUTE, 404, "There is nothing here.");
         return 0;
     }
     bool is_get = strcmp(page->method, "GET") == 0;
     if (!is_method(req, page->method) && !(is_get && is_method(req, "HEAD"))) {
         add_field(req, "allow", is_get ? "GET, HEAD" : page->method);
-        refuse(req, WEIR_REASON_METHOD, 405, NULL);
+        weir_admin_refuse(req, WEIR_REASON_METHOD, 405, NULL);
         return 0;
     }
     page->answer(req);

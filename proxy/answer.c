@@ -1,12 +1,12 @@
 #include "exchange_parts.h"
 
-#include <stdio.h>
+#include <assert.h>
 #include <time.h>
+#include "h1.h"
 #include "h1_head.h"
 #include "hop.h"
+#include "number.h"
 #include "problem.h"
-
-enum { ADDED_FIELDS_MAX = 24 };
 
 _Static_assert(sizeof(h2o_header_t) == sizeof(weir_field_t) &&
                    offsetof(h2o_header_t, name) == offsetof(weir_field_t, name) &&
@@ -21,13 +21,22 @@ typedef struct {
     uint64_t dropped[2];
 } head_t;
 
+/* The head's fields are in the worker's memory: they are sent before the turn ends. */
+static void begin_fields(h2o_req_t *req)
+{
+    weir_worker_t *worker = weir_worker_of(req->conn->ctx);
+    req->res.headers.entries = worker->head_fields;
+    req->res.headers.size = 0;
+    req->res.headers.capacity = WEIR_HEAD_FIELDS_MAX;
+}
+
 static void add_field(h2o_req_t *req, weir_str_t name, weir_str_t value)
 {
-    h2o_iovec_t *name_iovec = h2o_mem_alloc_pool(&req->pool, sizeof(*name_iovec));
+    size_t i = req->res.headers.size++;
+    assert(i < WEIR_HEAD_FIELDS_MAX);
+    h2o_iovec_t *name_iovec = &weir_worker_of(req->conn->ctx)->head_names[i];
     *name_iovec = h2o_iovec_init(name.base, name.len);
-    h2o_vector_reserve(&req->pool, &req->res.headers, req->res.headers.size + 1);
-    req->res.headers.entries[req->res.headers.size++] =
-        (h2o_header_t){.name = name_iovec, .value = h2o_iovec_init(value.base, value.len)};
+    req->res.headers.entries[i] = (h2o_header_t){.name = name_iovec, .value = h2o_iovec_init(value.base, value.len)};
 }
 
 static void add_text(h2o_req_t *req, weir_str_t name, const char *value)
@@ -62,8 +71,6 @@ static void pass_chain(weir_exchange_t *exchange, bool own)
 {
     h2o_req_t *req = exchange->req;
     size_t count = req->res.headers.size;
-    /* Adding may move the entries: room for all that is added first. */
-    h2o_vector_reserve(&req->pool, &req->res.headers, count + ADDED_FIELDS_MAX);
     head_t head = {.answer = {.status = req->res.status,
                               .fields = (const weir_field_t *)req->res.headers.entries,
                               .field_count = count,
@@ -74,6 +81,8 @@ static void pass_chain(weir_exchange_t *exchange, bool own)
     weir_chain_head(exchange->snapshot->chain, &exchange->run, &exchange->request, &head.answer);
     remove_dropped(&head, count);
 }
+
+enum { DATE_LEN = 29 };
 
 /* RFC 9110 5.6.7; written anew each second. */
 static const char *date_of_now(void)
@@ -92,7 +101,7 @@ static const char *date_of_now(void)
 
 static void add_date(h2o_req_t *req)
 {
-    add_field(req, WEIR_STR("Date"), (weir_str_t){h2o_strdup(&req->pool, date_of_now(), SIZE_MAX).base, 29});
+    add_field(req, WEIR_STR("Date"), (weir_str_t){date_of_now(), DATE_LEN});
 }
 
 void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t *head)
@@ -107,7 +116,7 @@ void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t
         req->res.content_length = head->content_length;
     for (size_t i = 0; i < head->field_count; ++i)
         weir_hop_note(&hop, head->fields[i].name, head->fields[i].value);
-    h2o_vector_reserve(&req->pool, &req->res.headers, head->field_count + ADDED_FIELDS_MAX);
+    begin_fields(req);
     for (size_t i = 0; i < head->field_count; ++i) {
         const weir_h1_field_t *field = &head->fields[i];
         if (weir_hop_ends(&hop, field->name))
@@ -125,8 +134,8 @@ void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t
 
 static void add_number(h2o_req_t *req, weir_str_t name, int64_t number)
 {
-    char *text = h2o_mem_alloc_pool(&req->pool, 24);
-    add_field(req, name, (weir_str_t){text, (size_t)snprintf(text, 24, "%lld", (long long)number)});
+    char *text = weir_h1_alloc(req, WEIR_NUMBER_BYTES_MAX);
+    add_field(req, name, (weir_str_t){text, weir_number_decimal(text, (uint64_t)number)});
 }
 
 /* When to come again: the one place where it is computed. Never early; a wait over a minute is not worth a retry. */
@@ -167,6 +176,7 @@ h2o_iovec_t weir_answer_own(weir_exchange_t *exchange, const weir_verdict_t *ver
 
     req->res.status = by_limit ? (int)route->on_limit.status : status;
     req->res.reason = weir_h1_status_phrase(req->res.status);
+    begin_fields(req);
     pass_chain(exchange, true);
     add_date(req);
     add_text(req, WEIR_STR("Weir-Reason"), weir_reason_word(verdict->reason));

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 enum {
-    BACKLOG = 1024,           /* the kernel cuts it to net.core.somaxconn */
-    UNIX_SOCKET_MODE = 0660,  /* unix peers are trusted: the owner and the group, which in a pod is fsGroup */
+    BACKLOG = 1024,          /* the kernel cuts it to net.core.somaxconn */
+    UNIX_SOCKET_MODE = 0660, /* unix peers are trusted: the owner and the group, which in a pod is fsGroup */
 };
 
 typedef struct {

@@ -16,7 +16,7 @@ struct weir_binding {
     struct {
         bool ours;
         uint64_t device, inode;
-    } file; /* of a unix socket */
+    } file;      /* of a unix socket */
     bool wanted; /* reload.c */
     weir_binding_t *next;
 };

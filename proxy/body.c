@@ -5,10 +5,10 @@
 
 enum { FIRST_CAPACITY = 1024 };
 
-weir_body_t *weir_body_create(weir_server_t *server, uint64_t declared)
+weir_body_t *weir_body_create(weir_worker_t *worker, uint64_t declared)
 {
-    weir_body_t *body = h2o_mem_alloc(sizeof(*body));
-    *body = (weir_body_t){.declared = declared, .references = 1, .server = server};
+    weir_body_t *body = h2o_mem_alloc_recycle(&worker->recycle.body, sizeof(*body));
+    *body = (weir_body_t){.declared = declared, .references = 1, .worker = worker};
     return body;
 }
 
@@ -19,7 +19,9 @@ void weir_body_acquire(weir_body_t *body)
 
 static void free_bytes(weir_body_t *body)
 {
-    weir_server_buffer_release(body->server, body->capacity);
+    if (body->capacity == 0)
+        return;
+    weir_server_buffer_release(body->worker->server, body->capacity);
     free(body->bytes);
     body->bytes = NULL;
     body->capacity = 0;
@@ -30,7 +32,7 @@ void weir_body_release(weir_body_t *body)
     if (--body->references != 0)
         return;
     free_bytes(body);
-    free(body);
+    h2o_mem_free_recycle(&body->worker->recycle.body, body);
 }
 
 /* Doubles, but never beyond what was declared. */
@@ -53,7 +55,7 @@ bool weir_body_append(weir_body_t *body, const char *bytes, size_t len)
     uint64_t kept = body->size - body->offset;
     if (kept + len > body->capacity) {
         uint64_t capacity = next_capacity(body, kept + len);
-        if (!weir_server_buffer_reserve(body->server, capacity - body->capacity))
+        if (!weir_server_buffer_reserve(body->worker->server, capacity - body->capacity))
             return false;
         body->bytes = h2o_mem_realloc(body->bytes, capacity);
         body->capacity = capacity;

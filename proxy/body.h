@@ -18,7 +18,7 @@ typedef struct weir_body {
     weir_reason_t failed; /* it will never be complete: MALFORMED, BODY_TOO_LARGE, OVERLOADED, TIMEOUT_CLIENT, CLIENT_GONE */
     bool let_go;          /* nobody wants the bytes any more: what comes is thrown away */
     size_t references;
-    weir_server_t *server;
+    weir_worker_t *worker;
     /* Who fills it; NULL once that is gone or all is here. Goes on reading after the reader's `wanted` was met. */
     void (*resume)(struct weir_body *body);
     void *filler;
@@ -30,7 +30,7 @@ typedef struct weir_body {
 
 enum { WEIR_BODY_AHEAD_BYTES = 256 * 1024, WEIR_BODY_KEPT_BYTES = 1024 * 1024 };
 
-weir_body_t *weir_body_create(weir_server_t *server, uint64_t declared);
+weir_body_t *weir_body_create(weir_worker_t *worker, uint64_t declared);
 void weir_body_acquire(weir_body_t *body);
 void weir_body_release(weir_body_t *body);
 /* Adds bytes; false when they do not fit max_buffered. */

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include "../conf/reasons.h"
+#include "number.h"
 #include "resolver.h"
 #include "sock_io.h"
 #include "upstream.h"
@@ -94,8 +95,8 @@ static void destroy(weir_call_t *call)
     free(call->addresses);
     free(call->request.head.base);
     weir_body_release(call->request.body);
-    weir_snapshot_release(call->request.snapshot);
-    free(call);
+    weir_worker_let_go(call->request.worker, call->request.snapshot);
+    h2o_mem_free_recycle(&call->request.worker->recycle.call, call);
 }
 
 static void account(weir_call_t *call, weir_reason_t reason)
@@ -343,7 +344,7 @@ static void on_written(h2o_socket_t *sock, const char *err)
 typedef struct {
     h2o_iovec_t bufs[5];
     size_t count;
-    char length[64];
+    char framing[64];
 } piece_t;
 
 static void add(piece_t *piece, const char *base, size_t len)
@@ -351,22 +352,30 @@ static void add(piece_t *piece, const char *base, size_t len)
     piece->bufs[piece->count++] = h2o_iovec_init(base, len);
 }
 
-/* The line that frames the body and ends the head. */
+/* The field that frames the body, and the end of the head. */
 static void add_head(weir_call_t *call, piece_t *piece)
 {
+    static const char chunked[] = "Transfer-Encoding: chunked\r\n", length[] = "Content-Length: ";
     const weir_body_t *body = call->request.body;
-    int len;
-    if (call->chunked)
-        len = sprintf(piece->length, "Transfer-Encoding: chunked\r\n\r\n");
-    else if (body->declared != 0 && (body->declared != UINT64_MAX || body->size != 0))
-        len = sprintf(piece->length, "Content-Length: %llu\r\n\r\n",
-                      (unsigned long long)(body->declared != UINT64_MAX ? body->declared : body->size));
-    else if (call->request.expects_body)
-        len = sprintf(piece->length, "Content-Length: 0\r\n\r\n");
-    else
-        len = sprintf(piece->length, "\r\n");
+    uint64_t bytes = body->declared != UINT64_MAX ? body->declared : body->size;
+    char *at = piece->framing;
+    if (call->chunked) {
+        at = mempcpy(at, chunked, sizeof(chunked) - 1);
+    } else if (bytes != 0 || call->request.expects_body) {
+        at = mempcpy(at, length, sizeof(length) - 1);
+        at += weir_number_decimal(at, bytes);
+        at = mempcpy(at, "\r\n", 2);
+    }
+    at = mempcpy(at, "\r\n", 2);
     add(piece, call->request.head.base, call->request.head.len);
-    add(piece, piece->length, (size_t)len);
+    add(piece, piece->framing, (size_t)(at - piece->framing));
+}
+
+static void add_chunk_head(piece_t *piece, char *chunk_head, uint64_t bytes)
+{
+    size_t len = weir_number_hex(chunk_head, bytes);
+    memcpy(chunk_head + len, "\r\n", 2);
+    add(piece, chunk_head, len + 2);
 }
 
 /* The next bytes to be written; none: nothing is there now. */
@@ -383,7 +392,7 @@ static void next_piece(weir_call_t *call, piece_t *piece, char *chunk_head)
     }
     if (bytes != 0) {
         if (call->chunked)
-            add(piece, chunk_head, (size_t)sprintf(chunk_head, "%llx\r\n", (unsigned long long)bytes));
+            add_chunk_head(piece, chunk_head, bytes);
         add(piece, body->bytes + (call->sent - body->offset), bytes);
         if (call->chunked)
             add(piece, "\r\n", 2);
@@ -554,6 +563,8 @@ static void deliver(weir_call_t *call, const weir_call_head_t *head, char *bytes
 static void settle_request(weir_call_t *call)
 {
     weir_body_t *body = call->request.body;
+    free(call->request.head.base);
+    call->request.head = h2o_iovec_init(NULL, 0);
     if (call->all_sent || call->status >= 400)
         weir_body_let_go(body);
     if (call->status >= 400 && !call->all_sent)
@@ -648,12 +659,12 @@ static void on_readable(h2o_socket_t *sock, const char *err)
 
 weir_call_t *weir_call_create(const weir_call_request_t *request)
 {
-    weir_call_t *call = h2o_mem_alloc(sizeof(*call));
+    weir_call_t *call = h2o_mem_alloc_recycle(&request->worker->recycle.call, sizeof(*call));
     *call = (weir_call_t){.request = *request,
                           .conf = &request->snapshot->conf->upstreams.entries[request->upstream],
                           .upstream = request->snapshot->upstreams[request->upstream]};
     weir_body_acquire(request->body);
-    weir_snapshot_acquire(request->snapshot);
+    weir_worker_hold(request->worker, request->snapshot);
     call->phase_timer.cb = on_phase_late;
     call->total_timer.cb = on_total_late;
     call->stats.began_ns = weir_clock_turn_ns;

@@ -46,7 +46,8 @@ bool weir_clock_is_ours(void)
 {
     int64_t turn_ns = weir_clock_turn_ns;
     weir_clock_turn_ns = 0;
-    h2o_evloop_destroy(h2o_evloop_create()); /* reads the time once; costs one descriptor, as the library never closes it */
+    h2o_evloop_destroy(
+        h2o_evloop_create()); /* reads the time once; costs one descriptor, as the library never closes it */
     bool ours = weir_clock_turn_ns != 0;
     if (!ours)
         weir_clock_turn_ns = turn_ns;

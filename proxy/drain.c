@@ -1,8 +1,6 @@
 #include "drain.h"
 
 #include <stdlib.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include "accept.h"
 #include "h1.h"
 #include "reload.h"
@@ -31,21 +29,6 @@ static void post_all(weir_drain_t *drain, void (*run)(weir_worker_t *worker, voi
 
 /* --- CUT --- */
 
-/* Whoever is still connected gets a reset in place of a clean end, which may be all that tells an answer that is cut
- * off from a whole one. */
-static void reset_on_close(void)
-{
-    struct rlimit descriptors = {0};
-    struct linger linger = {.l_onoff = 1, .l_linger = 0};
-    struct sockaddr_storage peer;
-    getrlimit(RLIMIT_NOFILE, &descriptors);
-    for (int fd = 3; (rlim_t)fd < descriptors.rlim_cur && fd < 1 << 20; ++fd) {
-        socklen_t len = sizeof(peer);
-        if (getpeername(fd, (struct sockaddr *)&peer, &len) == 0 && peer.ss_family != AF_UNIX)
-            (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
-    }
-}
-
 static void close_connections(weir_worker_t *worker, void *argument)
 {
     weir_h1_close_all(worker);
@@ -56,7 +39,6 @@ static void cut(weir_drain_t *drain)
     weir_server_t *server = drain->server;
     enter(drain, WEIR_DRAIN_CUT);
     weir_log_event(WEIR_LOG_WARN, "weir ends with %zu connections of callers open", server->connections);
-    reset_on_close();
     post_all(drain, close_connections);
     close_connections(server->control, NULL);
     for (size_t i = 0; i < server->worker_count; ++i)
@@ -123,8 +105,7 @@ static void on_released(weir_worker_t *control, void *argument)
 static void release(weir_worker_t *worker, void *argument)
 {
     weir_upstream_close_parked(worker);
-    weir_snapshot_release(worker->snapshot);
-    worker->snapshot = NULL;
+    weir_worker_use(worker, NULL);
     weir_worker_post(worker->server->control, on_released, argument);
 }
 

@@ -10,12 +10,12 @@
 
 typedef enum {
     WEIR_DRAIN_NOT_YET,
-    WEIR_DRAIN_DELAY,  /* /readyz fails, all else goes on */
-    WEIR_DRAIN_EMPTY,  /* listeners are retired, requests end */
+    WEIR_DRAIN_DELAY,   /* /readyz fails, all else goes on */
+    WEIR_DRAIN_EMPTY,   /* listeners are retired, requests end */
     WEIR_DRAIN_RELEASE, /* workers are empty and let go of what they share */
-    WEIR_DRAIN_LAST,   /* admin and metrics give their last answers */
-    WEIR_DRAIN_DONE,   /* nothing is left */
-    WEIR_DRAIN_CUT,    /* the time was over, or a second signal came: threads stand still, nothing is freed */
+    WEIR_DRAIN_LAST,    /* admin and metrics give their last answers */
+    WEIR_DRAIN_DONE,    /* nothing is left */
+    WEIR_DRAIN_CUT,     /* the time was over, or a second signal came: threads stand still, nothing is freed */
 } weir_drain_phase_t;
 
 typedef struct {

@@ -2,12 +2,15 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <stdlib.h>
 #include "../filters/client_ip.h"
 #include "exchange_parts.h"
 #include "call_head.h"
 #include "h1.h"
 #include "h1_parse.h"
+#include "admin.h"
 #include "hop.h"
+#include "number.h"
 #include "router.h"
 #include "upstream.h"
 
@@ -74,12 +77,11 @@ static void take_stats(weir_exchange_t *exchange)
 }
 
 /* The request's memory goes: answered, or the caller left. */
-static void on_dispose(void *hook)
+static void on_dispose(void *argument)
 {
     enum { STATUS_CLIENT_GONE = 499 };
-    weir_exchange_t *exchange = *(weir_exchange_t **)hook;
-    if (exchange == NULL)
-        return;
+    weir_exchange_t *exchange = argument;
+    weir_worker_t *worker = exchange->worker;
     exchange->body->on_progress = NULL;
     if (exchange->call != NULL) {
         weir_call_t *call = exchange->call;
@@ -99,8 +101,9 @@ static void on_dispose(void *hook)
     weir_chain_done(exchange->snapshot->chain, &exchange->run, &exchange->request, &outcome);
     weir_exchange_count_end(exchange, status, overhead_ns, duration_ns);
     log_access(exchange, status, overhead_ns, duration_ns);
-    --exchange->worker->exchange_count;
-    weir_snapshot_release(exchange->snapshot);
+    --worker->exchange_count;
+    weir_worker_let_go(worker, exchange->snapshot);
+    h2o_mem_free_recycle(&worker->recycle.exchange, exchange);
 }
 
 /* --- answering --- */
@@ -203,7 +206,7 @@ static void on_body_progress(weir_body_t *body)
 
 static void *alloc(weir_request_t *request, size_t size)
 {
-    return h2o_mem_alloc_pool(&H2O_STRUCT_FROM_MEMBER(weir_exchange_t, request, request)->req->pool, size);
+    return weir_h1_alloc(H2O_STRUCT_FROM_MEMBER(weir_exchange_t, request, request)->req, size);
 }
 
 static void note_peer(weir_exchange_t *exchange)
@@ -212,40 +215,35 @@ static void note_peer(weir_exchange_t *exchange)
     struct sockaddr *sa = (struct sockaddr *)&address;
     exchange->req->conn->callbacks->get_peername(exchange->req->conn, sa);
     exchange->request.peer.family = sa->sa_family;
-    const void *bytes;
-    size_t size;
+    uint8_t *bytes = exchange->request.peer.address;
     switch (sa->sa_family) {
     case AF_INET:
-        bytes = &((struct sockaddr_in *)sa)->sin_addr;
-        size = 4;
+        memcpy(bytes, &((struct sockaddr_in *)sa)->sin_addr, 4);
+        exchange->peer_len = weir_number_ipv4(exchange->peer, bytes);
         break;
     case AF_INET6:
-        bytes = &((struct sockaddr_in6 *)sa)->sin6_addr;
-        size = 16;
+        memcpy(bytes, &((struct sockaddr_in6 *)sa)->sin6_addr, 16);
+        inet_ntop(AF_INET6, bytes, exchange->peer, sizeof(exchange->peer));
+        exchange->peer_len = strlen(exchange->peer);
         break;
     default:
         strcpy(exchange->peer, "unix");
         exchange->peer_len = 4;
-        return;
     }
-    memcpy(exchange->request.peer.address, bytes, size);
-    inet_ntop(sa->sa_family, bytes, exchange->peer, sizeof(exchange->peer));
-    exchange->peer_len = strlen(exchange->peer);
 }
 
 static weir_exchange_t *create(h2o_req_t *req)
 {
     weir_worker_t *worker = weir_worker_of(req->conn->ctx);
-    weir_exchange_t *exchange = h2o_mem_alloc_pool(&req->pool, sizeof(*exchange));
-    weir_exchange_t **hook = h2o_mem_alloc_shared(&req->pool, sizeof(*hook), on_dispose);
+    weir_exchange_t *exchange = h2o_mem_alloc_recycle(&worker->recycle.exchange, sizeof(*exchange));
     memset(exchange, 0, sizeof(*exchange));
-    *hook = exchange;
+    weir_h1_on_dispose(req, on_dispose, exchange);
     exchange->sink.news = on_news;
     exchange->generator.proceed = on_proceed;
     exchange->req = req;
     exchange->worker = worker;
     exchange->snapshot = weir_server_snapshot_for(worker, weir_h1_listener(req), &exchange->listener_index);
-    weir_snapshot_acquire(exchange->snapshot);
+    weir_worker_hold(worker, exchange->snapshot);
     exchange->body = weir_h1_body(req);
     exchange->started_ns = weir_clock_turn_ns;
     ++worker->exchange_count;
@@ -397,21 +395,21 @@ void weir_exchange_refuse(h2o_req_t *req, weir_reason_t reason, int status, cons
     weir_verdict_t verdict = {.kind = WEIR_ANSWER, .reason = reason, .status = status, .detail = detail, .retry_after_ns = -1};
     h2o_hostconf_t *hostconf = req->conn->hosts[0];
     req->method = req->input.method;
-    h2o_req_bind_conf(req, hostconf, &hostconf->fallback_path);
+    h2o_req_bind_conf(req, hostconf, &hostconf->paths.entries[0]);
+    if (weir_h1_listener(req)->kind != WEIR_LISTENER_DATA) {
+        weir_admin_refuse(req, reason, status, detail);
+        return;
+    }
     weir_exchange_t *exchange = create(req);
     describe(exchange);
     refuse(exchange, &verdict, NULL);
 }
 
-static void register_at(h2o_pathconf_t *path)
-{
-    path->filters.size = 0; /* the library's own chunked encoding: h1.c frames */
-    h2o_handler_t *handler = h2o_create_handler(path, sizeof(*handler));
-    handler->on_req = on_request;
-}
-
 void weir_exchange_register(h2o_hostconf_t *hostconf)
 {
-    register_at(h2o_config_register_path(hostconf, "/", 0));
-    register_at(&hostconf->fallback_path);
+    h2o_pathconf_t *path = h2o_config_register_path(hostconf, "/", 0);
+    while (path->filters.size != 0) /* the library's own chunked encoding: h1.c frames */
+        free(path->filters.entries[--path->filters.size]);
+    h2o_handler_t *handler = h2o_create_handler(path, sizeof(*handler));
+    handler->on_req = on_request;
 }

@@ -10,6 +10,7 @@
 #include "exchange.h"
 #include "h1_head.h"
 #include "h1_parse.h"
+#include "number.h"
 #include "sock_io.h"
 
 /* A connection's life:
@@ -23,12 +24,11 @@
 typedef enum { IDLE, BUSY, REST, LINGER } state_t;
 
 enum {
+    ARENA_BYTES = 768,              /* for the strings of an ordinary request */
     REST_BYTES_MAX = 64 * 1024,     /* of an unwanted body that is read away to keep the connection */
     PIPELINE_BYTES_MAX = 16 * 1024, /* read ahead while a request runs */
 };
 static const int64_t LINGER_NS = 2000000000, LINGER_TOTAL_NS = 30000000000, DRAIN_IDLE_NS = 1000000000;
-
-struct h1_conn;
 
 /* What exists only while a request runs. */
 typedef struct {
@@ -37,6 +37,12 @@ typedef struct {
     weir_body_t *body;
     bool keep_alive, head_sent, chunked_out, broken, expects_continue;
     h2o_send_state_t sent; /* state of the write under way */
+    struct {
+        void (*run)(void *argument);
+        void *argument;
+    } on_dispose;
+    size_t arena_used;
+    _Alignas(16) char arena[ARENA_BYTES];
 } h1_request_t;
 
 typedef struct h1_conn {
@@ -117,9 +123,11 @@ static void dispose_request(h1_conn_t *conn)
     conn->request = NULL;
     request->body->resume = NULL;
     request->body->filler = NULL;
+    if (request->on_dispose.run != NULL)
+        request->on_dispose.run(request->on_dispose.argument);
     h2o_dispose_request(&request->req);
     weir_body_release(request->body);
-    h2o_mem_free_recycle(&worker_of(conn)->request_recycle, request);
+    h2o_mem_free_recycle(&worker_of(conn)->recycle.request, request);
 }
 
 static void close_connection(h1_conn_t *conn)
@@ -378,7 +386,14 @@ static h2o_iovec_t begin_answer(h1_conn_t *conn, bool whole, size_t body_bytes)
                            worker->scratch_names, WEIR_SCRATCH_BYTES);
 }
 
-enum { CHUNK_HEAD_BYTES_MAX = 20 };
+enum { CHUNK_HEAD_BYTES_MAX = WEIR_NUMBER_BYTES_MAX + 2 };
+
+static size_t write_chunk_head(char *out, size_t bytes)
+{
+    size_t len = weir_number_hex(out, bytes);
+    memcpy(out + len, "\r\n", 2);
+    return len + 2;
+}
 
 /* The framing of an answer's bytes: at most one chunk of all that is sent at once. */
 static size_t frame(h1_request_t *request, h2o_iovec_t *out, const h2o_iovec_t *bufs, size_t count, size_t bytes,
@@ -389,7 +404,7 @@ static size_t frame(h1_request_t *request, h2o_iovec_t *out, const h2o_iovec_t *
     if (body_forbidden(&request->req))
         count = bytes = 0;
     if (chunked && bytes != 0)
-        out[n++] = h2o_iovec_init(chunk_head, sprintf(chunk_head, "%zx\r\n", bytes));
+        out[n++] = h2o_iovec_init(chunk_head, write_chunk_head(chunk_head, bytes));
     for (size_t i = 0; i < count; ++i)
         if (bufs[i].len != 0)
             out[n++] = bufs[i];
@@ -492,12 +507,12 @@ static void on_ready_to_finish(h2o_timeout_entry_t *entry)
 static h1_request_t *create_request(h1_conn_t *conn, uint64_t declared_body)
 {
     weir_worker_t *worker = worker_of(conn);
-    h1_request_t *request = h2o_mem_alloc_recycle(&worker->request_recycle, sizeof(*request));
-    memset((char *)request + sizeof(request->req), 0, sizeof(*request) - sizeof(request->req));
+    h1_request_t *request = h2o_mem_alloc_recycle(&worker->recycle.request, sizeof(*request));
+    memset((char *)request + sizeof(request->req), 0, offsetof(h1_request_t, arena) - sizeof(request->req));
     h2o_init_request(&request->req, &conn->super, NULL);
     request->ostream.do_send = ostream_send;
     request->req._ostr_top = &request->ostream;
-    request->body = weir_body_create(worker->server, declared_body);
+    request->body = weir_body_create(worker, declared_body);
     request->body->filler = conn;
     request->body->resume = resume_body;
     conn->request = request;
@@ -562,9 +577,18 @@ static size_t begin_request(h1_conn_t *conn, const weir_h1_request_t *head, cons
 
 static void process_request(h1_conn_t *conn)
 {
+    h2o_req_t *req = &conn->request->req;
+    h2o_hostconf_t *hostconf = conn->super.hosts[0];
+    h2o_pathconf_t *path = &hostconf->paths.entries[0];
     if (conn->input.incomplete && !conn->request->expects_continue)
         start_timer(conn, conf_of(conn)->timeouts.body_ns, on_body_stalled);
-    h2o_process_request(&conn->request->req);
+    /* What h2o_process_request does, less the time stamps and the path that it would make in the pool. */
+    req->scheme = req->input.scheme;
+    req->method = req->input.method;
+    req->authority = req->input.authority;
+    req->path = req->input.path;
+    h2o_req_bind_conf(req, hostconf, path);
+    path->handlers.entries[0]->on_req(path->handlers.entries[0], req);
 }
 
 static void on_head_late(h2o_timeout_entry_t *entry)
@@ -789,6 +813,24 @@ weir_listener_t *weir_h1_listener(h2o_req_t *req)
     return ((h1_conn_t *)req->conn)->listener;
 }
 
+void *weir_h1_alloc(h2o_req_t *req, size_t size)
+{
+    h1_request_t *request = (h1_request_t *)req;
+    size = (size + 15) & ~(size_t)15;
+    if (sizeof(request->arena) - request->arena_used < size)
+        return h2o_mem_alloc_pool(&req->pool, size);
+    void *memory = request->arena + request->arena_used;
+    request->arena_used += size;
+    return memory;
+}
+
+void weir_h1_on_dispose(h2o_req_t *req, void (*on_dispose)(void *argument), void *argument)
+{
+    h1_request_t *request = (h1_request_t *)req;
+    request->on_dispose.run = on_dispose;
+    request->on_dispose.argument = argument;
+}
+
 weir_body_t *weir_h1_body(h2o_req_t *req)
 {
     return ((h1_request_t *)req)->body;
@@ -822,12 +864,22 @@ void weir_h1_retire(weir_worker_t *worker, weir_listener_t *listener)
     end_soon_all(worker, listener);
 }
 
+/* A reset in place of a clean end, which may be all that tells an answer that is cut off from a whole one. */
+static bool is_mid_answer(const h1_conn_t *conn)
+{
+    return conn->state == BUSY && conn->request->head_sent &&
+           (conn->writing || conn->request->sent == H2O_SEND_STATE_IN_PROGRESS);
+}
+
 void weir_h1_close_all(weir_worker_t *worker)
 {
     while (!h2o_linklist_is_empty(&worker->connections)) {
         h1_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h1_conn_t, link, worker->connections.next);
         if (conn->state == BUSY && !conn->request->head_sent)
-            fail_body(conn, WEIR_REASON_DRAINING);
-        close_connection(conn);
+            fail_body(conn, WEIR_REASON_DRAINING); /* the exchange answers; nothing is freed before the turn's end */
+        if (is_mid_answer(conn))
+            break_off(conn);
+        else
+            close_connection(conn);
     }
 }

@@ -12,6 +12,13 @@ void weir_h1_accept(weir_worker_t *worker, h2o_socket_t *sock, weir_listener_t *
 
 weir_listener_t *weir_h1_listener(h2o_req_t *req);
 
+/* Memory that lives as long as the request: of a small block that it has anyway, else of its pool, which begins with a
+ * whole page. */
+void *weir_h1_alloc(h2o_req_t *req, size_t size);
+
+/* Calls on_dispose(argument) when the request ends, whatever ended it. One such call a request. */
+void weir_h1_on_dispose(h2o_req_t *req, void (*on_dispose)(void *argument), void *argument);
+
 /* The body of this request; its head was read, the rest comes as body.h tells. */
 weir_body_t *weir_h1_body(h2o_req_t *req);
 

@@ -1,6 +1,8 @@
 #include "h1_head.h"
 
 #include <string.h>
+#include "h1.h"
+#include "number.h"
 
 static bool is_framing(weir_str_t name)
 {
@@ -37,8 +39,9 @@ static size_t bytes_to_copy(const weir_h1_request_t *head)
 
 static void take_fields(h2o_req_t *req, const weir_h1_request_t *head, copier_t *copier)
 {
-    h2o_iovec_t *names = h2o_mem_alloc_pool(&req->pool, sizeof(*names) * head->field_count);
-    h2o_vector_reserve(&req->pool, &req->headers, head->field_count);
+    h2o_iovec_t *names = weir_h1_alloc(req, sizeof(*names) * head->field_count);
+    req->headers.entries = weir_h1_alloc(req, sizeof(*req->headers.entries) * head->field_count);
+    req->headers.capacity = head->field_count;
     for (size_t i = 0; i < head->field_count; ++i) {
         const weir_h1_field_t *field = &head->fields[i];
         if (is_framing(field->name))
@@ -53,7 +56,7 @@ static void take_fields(h2o_req_t *req, const weir_h1_request_t *head, copier_t 
 
 void weir_h1_head_take(h2o_req_t *req, const weir_h1_request_t *head, bool tls)
 {
-    copier_t copier = {h2o_mem_alloc_pool(&req->pool, bytes_to_copy(head))};
+    copier_t copier = {weir_h1_alloc(req, bytes_to_copy(head))};
     req->input.scheme = tls ? &H2O_URL_SCHEME_HTTPS : &H2O_URL_SCHEME_HTTP;
     req->input.method = copy(&copier, head->method.base, head->method.len);
     req->input.path = copy(&copier, head->target.base, head->target.len);
@@ -120,6 +123,13 @@ static char *put(char *at, const char *text, size_t len)
     return at + len;
 }
 
+static char *put_length(char *at, size_t length)
+{
+    at = put(at, H2O_STRLIT("Content-Length: "));
+    at += weir_number_decimal(at, length);
+    return put(at, H2O_STRLIT("\r\n"));
+}
+
 static char *put_fields(char *at, const h2o_headers_t *headers)
 {
     for (size_t i = 0; i < headers->size; ++i) {
@@ -148,7 +158,7 @@ h2o_iovec_t weir_h1_head_of(h2o_req_t *req, const weir_h1_answer_framing_t *fram
     if (framing->chunked)
         at = put(at, H2O_STRLIT("Transfer-Encoding: chunked\r\n"));
     else if (!framing->no_length && req->res.status != 204)
-        at += sprintf(at, "Content-Length: %zu\r\n", req->res.content_length);
+        at = put_length(at, req->res.content_length);
     if (!framing->keep_alive)
         at = put(at, H2O_STRLIT("Connection: close\r\n"));
     else if (req->version < 0x101)

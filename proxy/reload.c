@@ -117,9 +117,8 @@ static bool bind_new(weir_server_t *server, plan_t *plan, char **errors)
         if (wanted->binding != NULL)
             continue;
         wanted->binds = true;
-        wanted->binding =
-            weir_binding_create(wanted->address, is_of_control(wanted->kind) ? 1 : server->worker_count,
-                                shares_port(server, wanted->address), &error);
+        wanted->binding = weir_binding_create(wanted->address, is_of_control(wanted->kind) ? 1 : server->worker_count,
+                                              shares_port(server, wanted->address), &error);
         if (wanted->binding == NULL) {
             add_error(errors, wanted, error);
             bound = false;
@@ -167,10 +166,7 @@ static void undo_plan(plan_t *plan)
 
 static void swap_snapshot(weir_worker_t *worker, void *argument)
 {
-    weir_snapshot_t *former = worker->snapshot;
-    worker->snapshot = argument;
-    if (former != NULL)
-        weir_snapshot_release(former);
+    weir_worker_use(worker, argument);
 }
 
 typedef struct {

@@ -27,9 +27,9 @@ typedef struct {
     h2o_linklist_t queue_link; /* while QUEUED */
     h2o_linklist_t questions;
     look_up_t look_up;
-    found_t *found;     /* the last answer; NULL: none yet. A failure only where there was no success */
-    int64_t found_ns;   /* when it was a success; meaningless for a failure */
-    int64_t failed_ns;  /* of the last look-up, if that failed; else INT64_MIN */
+    found_t *found;    /* the last answer; NULL: none yet. A failure only where there was no success */
+    int64_t found_ns;  /* when it was a success; meaningless for a failure */
+    int64_t failed_ns; /* of the last look-up, if that failed; else INT64_MIN */
 } name_t;
 
 /* A question belongs to its worker from the moment it is answered, to its name before. */

@@ -1,6 +1,5 @@
 #include "exchange_parts.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include "exchange.h"
 #include "router.h"
@@ -51,8 +50,7 @@ void weir_exchange_count_begin(weir_exchange_t *exchange)
 
 static void count_status(weir_exchange_t *exchange, const char *listener, const char *route, int status)
 {
-    char text[16];
-    snprintf(text, sizeof(text), "%d", status);
+    const char text[] = {(char)('0' + status / 100), (char)('0' + status / 10 % 10), (char)('0' + status % 10), '\0'};
     weir_series_t *cache = &route_series_of(exchange)->status[status - STATUS_MIN];
     weir_metrics_add(exchange->worker->metrics,
                      find(exchange, cache, WEIR_METRIC_REQUESTS, (const char *[]){listener, route, text}), 1);

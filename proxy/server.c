@@ -19,10 +19,10 @@
 static const int64_t SECOND_NS = INT64_C(1000000000);
 
 enum {
-    CONNECTION_BYTES = 400,         /* what a connection holds, about, and a request besides */
+    CONNECTION_BYTES = 400, /* what a connection holds, about, and a request besides */
     EXCHANGE_BYTES = 6 * 1024,
-    TRIM_BYTES = 256 * 1024,        /* less at the peak is not worth giving back */
-    MMAP_FROM_BYTES = 256 * 1024,   /* blocks that go back to the kernel when they are freed: large bodies */
+    TRIM_BYTES = 256 * 1024,      /* less at the peak is not worth giving back */
+    MMAP_FROM_BYTES = 256 * 1024, /* blocks that go back to the kernel when they are freed: large bodies */
     TRIM_FROM_BYTES = 1024 * 1024,
 };
 

@@ -59,7 +59,7 @@ typedef struct weir_timer_list {
     struct weir_timer_list *next;
 } weir_timer_list_t;
 
-enum { WEIR_SCRATCH_BYTES = 64 * 1024 };
+enum { WEIR_SCRATCH_BYTES = 64 * 1024, WEIR_HEAD_FIELDS_MAX = 160 };
 
 struct weir_worker {
     h2o_context_t ctx; /* first: h2o hands us this */
@@ -73,12 +73,17 @@ struct weir_worker {
     uint64_t random[4];         /* xoshiro256**, seeded from the kernel */
     h2o_linklist_t connections; /* of callers (h1.c) */
     size_t connection_count, exchange_count;
-    h2o_mem_recycle_t request_recycle;
+    struct {
+        h2o_mem_recycle_t request, exchange, call, body;
+    } recycle; /* memory of what ended, for what begins */
+    size_t held; /* references to `snapshot` that this worker's requests have (snapshot.c) */
     struct weir_departures *departures; /* departures.h */
     h2o_linklist_t parked;      /* connections to upstreams that wait for their next call (upstream.c) */
     bool draining;              /* answers carry Connection: close, idle connections end */
     char *scratch;              /* WEIR_SCRATCH_BYTES, for one read; nothing keeps a pointer into it over a turn */
-    char *scratch_names;        /* as large: names as they were written */
+    char *scratch_names;        /* as large: names as they were written, and heads that are sent at once */
+    h2o_header_t *head_fields;  /* WEIR_HEAD_FIELDS_MAX: of an answer's head until it is sent */
+    h2o_iovec_t *head_names;    /* as many: names of those that are added to it */
     /* worker.c */
     h2o_globalconf_t *config;
     h2o_multithread_receiver_t messages;
@@ -139,6 +144,12 @@ void weir_worker_post(weir_worker_t *worker, void (*run)(weir_worker_t *worker, 
  * connection's own thread: `opened` once for each weir_h1_accept, within it. Between the two the listener stays. */
 void weir_server_connection_opened(weir_worker_t *worker, weir_listener_t *listener);
 void weir_server_connection_closed(weir_worker_t *worker, weir_listener_t *listener);
+
+/* References of a worker's own, for what it runs: to its current snapshot they cost no atomic operation. */
+void weir_worker_hold(weir_worker_t *worker, weir_snapshot_t *snapshot);
+void weir_worker_let_go(weir_worker_t *worker, weir_snapshot_t *snapshot);
+/* The worker begins its requests with this snapshot from now on; takes over the caller's reference. NULL at its end. */
+void weir_worker_use(weir_worker_t *worker, weir_snapshot_t *snapshot);
 
 /* What a request on this listener goes by now: the worker's snapshot and the index of the listener in it, or what it was retired with. */
 weir_snapshot_t *weir_server_snapshot_for(weir_worker_t *worker, weir_listener_t *listener, size_t *listener_index);

@@ -94,3 +94,34 @@ weir_snapshot_t *weir_server_snapshot_for(weir_worker_t *worker, weir_listener_t
     find_listener(listener->last, listener, listener_index);
     return listener->last;
 }
+
+/* --- a worker's references --- */
+
+void weir_worker_hold(weir_worker_t *worker, weir_snapshot_t *snapshot)
+{
+    if (snapshot == worker->snapshot)
+        ++worker->held;
+    else
+        weir_snapshot_acquire(snapshot);
+}
+
+void weir_worker_let_go(weir_worker_t *worker, weir_snapshot_t *snapshot)
+{
+    if (snapshot == worker->snapshot)
+        --worker->held;
+    else
+        weir_snapshot_release(snapshot);
+}
+
+void weir_worker_use(weir_worker_t *worker, weir_snapshot_t *snapshot)
+{
+    weir_snapshot_t *former = worker->snapshot;
+    size_t held = worker->held;
+    worker->snapshot = snapshot;
+    worker->held = 0;
+    if (former == NULL)
+        return;
+    /* what was the worker's own count is everybody's now */
+    atomic_fetch_add_explicit(&former->references, held, memory_order_relaxed);
+    weir_snapshot_release(former);
+}

@@ -5,6 +5,7 @@
  * while both sides keep up. Sockets are created with h2o_socket_dont_read: the loop tells of bytes, we read them. */
 
 #include <h2o.h>
+#include <stdint.h>
 
 typedef enum { WEIR_WRITE_DONE, WEIR_WRITE_PENDING, WEIR_WRITE_FAILED } weir_write_result_t;
 

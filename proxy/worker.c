@@ -13,7 +13,7 @@ enum {
     /* Durations with a list of their own. More come only from jitter, and are led to idle lists. */
     TIMER_LISTS_MAX = 64,
     SOCKET_BUFFER_BYTES = 4096, /* the library's own first size doubles what an answer of 4 KiB holds */
-    REQUESTS_KEPT = 16,
+    REQUESTS_KEPT = 64,
 };
 
 /* --- timers --- */
@@ -153,7 +153,6 @@ weir_worker_t *weir_worker_create(weir_server_t *server, h2o_globalconf_t *confi
     worker->log = weir_log_worker(server->log, index);
     h2o_linklist_init_anchor(&worker->connections);
     h2o_linklist_init_anchor(&worker->parked);
-    h2o_linklist_init_anchor(&worker->parked);
     if (getrandom(worker->random, sizeof(worker->random), 0) != sizeof(worker->random))
         h2o_fatal("getrandom");
     return worker;
@@ -164,7 +163,10 @@ void weir_worker_open(weir_worker_t *worker)
     h2o_socket_buffer_prototype._initial_buf.capacity = SOCKET_BUFFER_BYTES;
     h2o_context_init(&worker->ctx, h2o_evloop_create(), worker->config);
     h2o_multithread_register_receiver(worker->ctx.queue, &worker->messages, on_messages);
-    worker->request_recycle.max = REQUESTS_KEPT;
+    worker->recycle.request.max = worker->recycle.exchange.max = REQUESTS_KEPT;
+    worker->recycle.call.max = worker->recycle.body.max = REQUESTS_KEPT;
+    worker->head_fields = h2o_mem_alloc(sizeof(*worker->head_fields) * WEIR_HEAD_FIELDS_MAX);
+    worker->head_names = h2o_mem_alloc(sizeof(*worker->head_names) * WEIR_HEAD_FIELDS_MAX);
     worker->scratch = h2o_mem_alloc(WEIR_SCRATCH_BYTES);
     worker->scratch_names = h2o_mem_alloc(WEIR_SCRATCH_BYTES);
     worker->departures = weir_departures_create(worker);
@@ -215,11 +217,16 @@ void weir_worker_close(weir_worker_t *worker)
     h2o_context_dispose(&worker->ctx);
     free(queue); /* which the library does not */
     h2o_evloop_destroy(loop);
-    free_kept(&worker->request_recycle);
+    free_kept(&worker->recycle.request);
+    free_kept(&worker->recycle.exchange);
+    free_kept(&worker->recycle.call);
+    free_kept(&worker->recycle.body);
     free_kept(&h2o_socket_buffer_prototype.allocator);
     take_kept_chunks(worker);
     free(worker->scratch);
     free(worker->scratch_names);
+    free(worker->head_fields);
+    free(worker->head_names);
 }
 
 static void wait_for_step(weir_worker_t *worker)

@@ -15,7 +15,7 @@ typedef struct {
     uint32_t row_count; /* in use */
     uint32_t rows_made; /* ever used; the first are 0 .. rows_made - 1 */
     uint32_t chunk_count;
-    uint32_t free_row; /* row number + 1 of the first in the list of free ones; 0: none */
+    uint32_t spare_row; /* row number + 1 of the first that is no longer in use; 0: none */
     uint32_t hand;     /* the row that reclaim() looks at next */
     unsigned char **chunks;
 } part_t;
@@ -30,7 +30,7 @@ struct weir_key_table {
     _Atomic unsigned hand; /* the part that reclaim() goes to next */
 };
 
-/* A row. A free one has a key of 0, and the next one's number + 1 in its state. */
+/* A row. One that is not in use has a key of another shard, and the next such one's number + 1 in its state. */
 typedef struct {
     weir_key_t key;
     unsigned char state[];
@@ -40,7 +40,7 @@ enum {
     ROW_BITS = 24,
     CHUNK_BYTES = 2048, /* roughly */
     INDEX_CAPACITY_MIN = 4,
-    RECLAIM_LOOKS = 8, /* rows in the key's own part, and as many in the others */
+    RECLAIM_LOOKS = 16, /* rows in the key's own part, and as many in the others */
 };
 
 static void *checked(void *memory)
@@ -57,11 +57,16 @@ static row_t *row_at(const weir_key_table_t *table, const part_t *part, uint32_t
     return (row_t *)(chunk + (row & ((1U << table->chunk_shift) - 1)) * table->row_bytes);
 }
 
+static bool is_used(const weir_key_table_t *table, const part_t *part, const row_t *row)
+{
+    return weir_key_shard(row->key) == (unsigned)(part - table->parts);
+}
+
 static uint32_t take_row(const weir_key_table_t *table, part_t *part)
 {
-    if (part->free_row != 0) {
-        uint32_t row = part->free_row - 1;
-        memcpy(&part->free_row, row_at(table, part, row)->state, sizeof(part->free_row));
+    if (part->spare_row != 0) {
+        uint32_t row = part->spare_row - 1;
+        memcpy(&part->spare_row, row_at(table, part, row)->state, sizeof(part->spare_row));
         return row;
     }
     if (part->rows_made >> table->chunk_shift == part->chunk_count) {
@@ -77,23 +82,12 @@ static uint32_t take_row(const weir_key_table_t *table, part_t *part)
 static void give_row(const weir_key_table_t *table, part_t *part, uint32_t number)
 {
     row_t *row = row_at(table, part, number);
-    row->key = (weir_key_t){0};
-    memcpy(row->state, &part->free_row, sizeof(part->free_row));
-    part->free_row = number + 1;
+    row->key.low ^= 1;
+    memcpy(row->state, &part->spare_row, sizeof(part->spare_row));
+    part->spare_row = number + 1;
 }
 
 /* The index */
-
-static bool is_no_key(weir_key_t key)
-{
-    return key.low == 0 && key.high == 0;
-}
-
-/* The key 0 marks free rows; the caller's becomes another. */
-static weir_key_t stored_key(weir_key_t key)
-{
-    return is_no_key(key) ? (weir_key_t){0, 1} : key;
-}
 
 static bool is_same(weir_key_t a, weir_key_t b)
 {
@@ -153,9 +147,9 @@ static void grow_index(const weir_key_table_t *table, part_t *part)
     part->capacity += part->capacity / 4 + INDEX_CAPACITY_MIN;
     part->index = checked(calloc(part->capacity, sizeof(*part->index)));
     for (uint32_t row = 0; row < part->rows_made; ++row) {
-        weir_key_t key = row_at(table, part, row)->key;
-        if (!is_no_key(key))
-            put_entry(part, spread(key), row);
+        const row_t *at = row_at(table, part, row);
+        if (is_used(table, part, at))
+            put_entry(part, spread(at->key), row);
     }
 }
 
@@ -195,7 +189,7 @@ static bool reclaim_in(weir_key_table_t *table, part_t *part, int64_t now_ns, un
             part->hand = 0;
         const row_t *row = row_at(table, part, part->hand++);
         --*looks;
-        if (!is_no_key(row->key) && table->rows.is_free(row->state, now_ns, table->rows.context)) {
+        if (is_used(table, part, row) && table->rows.is_free(row->state, now_ns, table->rows.context)) {
             erase_in(table, part, row->key);
             return true;
         }
@@ -302,7 +296,7 @@ void *weir_key_table_find(const weir_key_table_t *table, weir_key_t key)
     const part_t *part = &table->parts[weir_key_shard(key)];
     if (part->row_count == 0)
         return NULL;
-    uint32_t entry = part->index[place_of(table, part, stored_key(key))];
+    uint32_t entry = part->index[place_of(table, part, key)];
     return entry != 0 ? row_at(table, part, row_of(entry))->state : NULL;
 }
 
@@ -316,7 +310,7 @@ void *weir_key_table_insert(weir_key_table_t *table, weir_key_t key, int64_t now
         grow_index(table, part);
     uint32_t number = take_row(table, part);
     row_t *row = row_at(table, part, number);
-    row->key = stored_key(key);
+    row->key = key;
     memset(row->state, 0, table->rows.state_bytes);
     put_entry(part, spread(row->key), number);
     ++part->row_count;
@@ -325,7 +319,7 @@ void *weir_key_table_insert(weir_key_table_t *table, weir_key_t key, int64_t now
 
 void weir_key_table_erase(weir_key_table_t *table, weir_key_t key)
 {
-    erase_in(table, &table->parts[weir_key_shard(key)], stored_key(key));
+    erase_in(table, &table->parts[weir_key_shard(key)], key);
 }
 
 void weir_key_table_resize(weir_key_table_t *table, size_t max_keys)
@@ -351,16 +345,17 @@ static int64_t latest_of(weir_key_shard_t *shards)
     return latest_ns;
 }
 
-void weir_key_table_each(weir_key_table_t *table, void (*visit)(void *state, int64_t shards_now_ns, void *data),
-                         void *data)
+void weir_key_table_each(weir_key_table_t *table, void (*visit)(void *state, int64_t now_ns, void *data), void *data)
 {
     int64_t now_ns = latest_of(table->shards);
     for (unsigned s = 0; s < WEIR_KEY_SHARDS; ++s) {
         const part_t *part = &table->parts[s];
         pthread_mutex_lock(&table->shards[s].lock);
+        if (table->shards[s].now_ns < now_ns)
+            table->shards[s].now_ns = now_ns; /* what is visited at a time is not used before it */
         for (uint32_t number = 0; number < part->rows_made; ++number) {
             row_t *row = row_at(table, part, number);
-            if (!is_no_key(row->key))
+            if (is_used(table, part, row))
                 visit(row->state, now_ns, data);
         }
         pthread_mutex_unlock(&table->shards[s].lock);

@@ -95,7 +95,9 @@ void weir_token_bucket_put_back(weir_token_bucket_t *bucket, weir_token_bucket_q
     assert(cost >= 0);
     parts_t back = parts_of(cost);
     if (now_ns > taken_ns) {
-        parts_t filled = (parts_t)((uint64_t)now_ns - (uint64_t)taken_ns) * quota.parts_per_ns;
+        uint64_t rate = quota.parts_per_ns; /* the faster one, if it changed */
+        rate = bucket->parts_per_ns > rate ? bucket->parts_per_ns : rate;
+        parts_t filled = (parts_t)((uint64_t)now_ns - (uint64_t)taken_ns) * rate;
         back = back > filled ? back - filled : 0;
     }
     parts_t used = used_at(bucket, quota.parts_per_ns, now_ns);

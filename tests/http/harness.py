@@ -723,11 +723,11 @@ def chunk(data, ext=b""):
 class Response:
     """status, headers, body; `end` is how the framing ended: 'none' (no body), 'length', 'chunked', 'close' (FIN of a
     body without length) - or 'truncated' (FIN too early) or 'reset'. `clean` is False for the last two. `interim` are the
-    1xx answers before it; `rest` the bytes behind it that had already come."""
+    1xx answers before it; `rest` the bytes behind it that had already come; `trailers` what stood behind the last chunk."""
 
     def __init__(self, version, status, reason, headers):
         self.version, self.status, self.reason, self.headers = version, status, reason, headers
-        self.body, self.end, self.interim, self.rest, self.chunks = b"", None, [], b"", []
+        self.body, self.end, self.interim, self.rest, self.chunks, self.trailers = b"", None, [], b"", [], Headers()
 
     @property
     def clean(self):
@@ -846,7 +846,9 @@ class Conn:
         """Whether bytes or an end come within that time."""
         if self.src.buf or self.src.end:
             return True
-        return bool(select.select([self.sock], [], [], seconds)[0])
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def wait_closed(self, timeout=None):
         """Waits for the peer's end: 'fin' or 'reset'. Bytes that still come are a failure."""
@@ -909,9 +911,12 @@ def read_response(conn, method="GET", timeout=None):
     else:
         r.end, pieces = "close", _pieces_to_end(src)
     try:
-        for piece in pieces:
+        while True:
+            piece = next(pieces)
             body += piece
             r.chunks.append(piece)
+    except StopIteration as end:
+        r.trailers = end.value or Headers()
     except Incomplete:
         r.end = "reset" if src.end == "reset" else "truncated"
     r.body, r.rest = bytes(body), bytes(src.buf)

