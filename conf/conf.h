@@ -82,15 +82,21 @@ enum { WEIR_FORWARD_CORRELATION = 1, WEIR_FORWARD_TRACEPARENT = 2, WEIR_FORWARD_
 
 #define WORDS(type) typedef enum {
 #define WORD(id, word) id,
-#define WORDS_END(type) } weir_conf_##type##_t;
+#define WORDS_END(type) \
+    }                   \
+    weir_conf_##type##_t;
 #include "fields/words.def"
 typedef weir_conf_log_level_t weir_log_level_t;
 
 /* What a field of each type is in its struct: the C type, and the name with its unit last. */
-#define WEIR_CONF_ENTRIES(type) struct { const type *entries; size_t size; }
+#define WEIR_CONF_ENTRIES(type) \
+    struct {                    \
+        const type *entries;    \
+        size_t size;            \
+    }
 #define WEIR_CONF_TYPE_address(key) weir_conf_address_t, key
 #define WEIR_CONF_TYPE_algorithm(key) weir_conf_algorithm_t, key
-#define WEIR_CONF_TYPE_api_keys(key) WEIR_CONF_ENTRIES(weir_conf_api_key_t), key /* sorted; those of `file` included */
+#define WEIR_CONF_TYPE_api_keys(key) WEIR_CONF_ENTRIES(weir_conf_api_key_t), key /* sorted by sha256 */
 #define WEIR_CONF_TYPE_cidrs(key) weir_conf_cidrs_t, key
 #define WEIR_CONF_TYPE_count(key) int64_t, key
 #define WEIR_CONF_TYPE_duration(key) int64_t, key##_ns /* 0 where it is not set */
@@ -106,7 +112,7 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_log_level(key) weir_conf_log_level_t, key
 #define WEIR_CONF_TYPE_log_target(key) const char *, key /* "stdout", "stderr", "none" or a file's path */
 #define WEIR_CONF_TYPE_methods(key) weir_conf_strings_t, key
-#define WEIR_CONF_TYPE_overrides(key) WEIR_CONF_ENTRIES(struct weir_conf_override), key /* sorted by tenant (strcmp) */
+#define WEIR_CONF_TYPE_overrides(key) WEIR_CONF_ENTRIES(struct weir_conf_override), key /* sorted by name */
 #define WEIR_CONF_TYPE_own_header(key) const char *, key
 #define WEIR_CONF_TYPE_own_headers(key) weir_conf_strings_t, key
 #define WEIR_CONF_TYPE_path(key) const char *, key
@@ -127,14 +133,16 @@ typedef weir_conf_log_level_t weir_log_level_t;
 
 /* Below, each struct weir_conf_SECTION_t has one member for each row of its STRUCT in fields/. */
 #define STRUCT(section, text) typedef struct weir_conf_##section {
-#define END(section) } weir_conf_##section##_t;
+#define END(section) \
+    }                \
+    weir_conf_##section##_t;
 #define ROOT(text) typedef struct weir_conf {
-#define ROOT_END()                                                                                                     \
-    const char *file;          /* the file it was read from */                                                         \
-    weir_conf_strings_t files; /* every file it depends on (itself, tenant files, ${file:}), to be watched */          \
-    struct weir_conf_arena *arena;                                                                                     \
-    _Atomic size_t references;                                                                                         \
-    }                                                                                                                  \
+#define ROOT_END()                                                                                            \
+    const char *file;          /* the file it was read from */                                                \
+    weir_conf_strings_t files; /* every file it depends on (itself, tenant files, ${file:}), to be watched */ \
+    struct weir_conf_arena *arena;                                                                            \
+    _Atomic size_t references;                                                                                \
+    }                                                                                                         \
     weir_conf_t;
 #define NAME() const char *name;
 #define SWITCH() bool enabled; /* false: `false` in place of the section */

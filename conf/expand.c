@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "text.h"
 
 enum { INSERTED_FILE_BYTES_MAX = 64 * 1024, INSERTED_BYTES_MAX = 4 * 1024 * 1024 };
 
@@ -26,7 +27,8 @@ static const char *read_inserted_file(weir_conf_load_t *load, const weir_conf_no
     if (error == NULL && strlen(text) != len)
         error = "it has a NUL byte";
     if (error != NULL) {
-        weir_conf_fail(load, node, "the file '%s' cannot be inserted: %s; write the path of a text file of at most 64KiB",
+        weir_conf_fail(load, node,
+                       "the file '%s' cannot be inserted: %s; write the path of a text file of at most 64KiB",
                        weir_conf_errors_show(load->scratch, resolved), error);
         return NULL;
     }
@@ -73,7 +75,8 @@ static bool expand_into(weir_conf_load_t *load, weir_conf_node_t *node, FILE *ou
         }
         const char *end = at[1] == '{' ? strchr(at, '}') : NULL;
         if (end == NULL) {
-            weir_conf_fail(load, node, "has a %s; %s", at[1] == '{' ? "${ without its }" : "$ that begins nothing", right);
+            weir_conf_fail(load, node, "has a %s; %s", at[1] == '{' ? "${ without its }" : "$ that begins nothing",
+                           right);
             return false;
         }
         char *inner = weir_conf_arena_copy(load->scratch, at + 2, (size_t)(end - at) - 2);
@@ -104,7 +107,7 @@ static void expand_scalar(weir_conf_load_t *load, weir_conf_node_t *node)
     bool is_right = expand_into(load, node, out);
     if (fclose(out) != 0)
         abort();
-    if (is_right && !weir_conf_node_is_utf8(text, len)) {
+    if (is_right && !weir_conf_text_is_utf8(text, len)) {
         weir_conf_fail(load, node, "what is inserted is not UTF-8; write text");
         is_right = false;
     }
@@ -119,6 +122,6 @@ void weir_conf_expand(weir_conf_load_t *load, weir_conf_node_t *node)
 {
     if (node->kind == WEIR_CONF_SCALAR)
         expand_scalar(load, node);
-    for (weir_conf_node_t *child = node->first; child != NULL; child = child->next)
+    for (weir_conf_node_t *child = node->first; child != NULL && node->kind != WEIR_CONF_BROKEN; child = child->next)
         weir_conf_expand(load, child);
 }

@@ -1,73 +1,9 @@
+/* A tree to structs, by the tables of fields/. Everything that is wrong is collected; nothing ends at the first. */
+
 #include "load.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include "scalar.h"
-
-/* ---- errors ---- */
-
-void weir_conf_fail(weir_conf_load_t *load, const weir_conf_node_t *node, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    weir_conf_errors_vadd(&load->errors, node->place, weir_conf_node_path(node, load->scratch), format, args);
-    va_end(args);
-}
-
-void weir_conf_fail_key(weir_conf_load_t *load, const weir_conf_node_t *node, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    weir_conf_errors_vadd(&load->errors, node->key_place, weir_conf_node_path(node, load->scratch), format, args);
-    va_end(args);
-}
-
-void weir_conf_fail_missing(weir_conf_load_t *load, const weir_conf_node_t *mapping, const char *key,
-                            const char *format, ...)
-{
-    weir_conf_node_t missing = {.key = key, .parent = mapping};
-    va_list args;
-    va_start(args, format);
-    weir_conf_errors_vadd(&load->errors, mapping->place, weir_conf_node_path(&missing, load->scratch), format, args);
-    va_end(args);
-}
-
-void weir_conf_fail_value(weir_conf_load_t *load, const weir_conf_node_t *node, const char *what, const char *right)
-{
-    if (node->kind == WEIR_CONF_SCALAR)
-        weir_conf_fail(load, node, "'%s' is not %s; %s",
-                       weir_conf_errors_show(load->scratch, node->hidden ? node->written : node->text), what, right);
-    else
-        weir_conf_fail(load, node, "a %s is not %s; %s", node->kind == WEIR_CONF_MAPPING ? "mapping" : "list", what,
-                       right);
-}
-
-void weir_conf_fail_unknown(weir_conf_load_t *load, const weir_conf_node_t *node, const char *const *names,
-                            size_t count)
-{
-    weir_conf_fail_key(load, node, "is unknown here; the nearest field is '%s'",
-                       weir_conf_nearest(node->key, names, count));
-}
-
-size_t weir_conf_find_name(weir_conf_load_t *load, const weir_conf_node_t *node, bool at_key, const char *name,
-                           const char *what, const char *section, const char *const *names, size_t count)
-{
-    for (size_t i = 0; i < count; ++i)
-        if (strcmp(names[i], name) == 0)
-            return i;
-    void (*fail)(weir_conf_load_t *, const weir_conf_node_t *, const char *, ...) =
-        at_key ? weir_conf_fail_key : weir_conf_fail;
-    const char *shown = weir_conf_errors_show(load->scratch, node->hidden && !at_key ? node->written : name);
-    const char *nearest = weir_conf_nearest(name, names, count);
-    if (nearest != NULL)
-        fail(load, node, "'%s' is not %s; the nearest is '%s'", shown, what, nearest);
-    else
-        fail(load, node, "'%s' is not %s; there are none yet: write them under %s", shown, what, section);
-    return SIZE_MAX;
-}
 
 /* ---- fields ---- */
 
@@ -155,8 +91,8 @@ static void load_value(weir_conf_load_t *load, const weir_conf_field_t *field, c
 static const weir_conf_node_t *absent_mapping(weir_conf_load_t *load, const weir_conf_node_t *parent, const char *key)
 {
     weir_conf_node_t *node = weir_conf_arena_alloc(load->scratch, sizeof(*node));
-    *node = (weir_conf_node_t){.kind = WEIR_CONF_MAPPING, .place = parent->place, .key_place = parent->place, .key = key,
-                               .parent = parent};
+    *node = (weir_conf_node_t){
+        .kind = WEIR_CONF_MAPPING, .place = parent->place, .key_place = parent->place, .key = key, .parent = parent};
     return node;
 }
 
@@ -204,9 +140,10 @@ static void load_named_entry(weir_conf_load_t *load, const weir_conf_field_t *fi
     const weir_conf_section_t *section = field->section();
     const weir_conf_field_t *name = weir_conf_section_find(section, WEIR_CONF_NAME);
     const char *right = weir_conf_parse_name(node->key);
-    *(const char **)weir_conf_member(name, row) = weir_conf_arena_copy(load->arena, node->key, strlen(node->key));
+    *(const char **)weir_conf_member(name, row) = weir_conf_keep(load, node->key);
     if (right != NULL)
-        weir_conf_fail_key(load, node, "'%s' is not a name; %s", weir_conf_errors_show(load->scratch, node->key), right);
+        weir_conf_fail_key(load, node, "'%s' is not a name; %s", weir_conf_errors_show(load->scratch, node->key),
+                           right);
     if (node->kind == WEIR_CONF_MAPPING)
         weir_conf_load_section(load, section, node, row);
     else
@@ -231,7 +168,8 @@ static void load_entries(weir_conf_load_t *load, const weir_conf_field_t *field,
         return;
     if (node->kind != (is_named ? WEIR_CONF_MAPPING : WEIR_CONF_SEQUENCE)) {
         weir_conf_fail_value(load, node, is_named ? "a mapping" : "a list",
-                             is_named ? "write names, and under each its fields" : "write a list, each entry after a -");
+                             is_named ? "write names, and under each its fields"
+                                      : "write a list, each entry after a -");
         return;
     }
     int64_t max;
@@ -329,64 +267,9 @@ void weir_conf_load_override(weir_conf_load_t *load, const weir_conf_limit_t *li
     load_fields(load, scope, quota);
 }
 
-/* ---- files ---- */
-
-const char *weir_conf_resolve(weir_conf_load_t *load, const char *path)
+const char *weir_conf_keep(weir_conf_load_t *load, const char *text)
 {
-    const char *slash = strrchr(load->conf->file, '/');
-    if (*path == '/' || slash == NULL)
-        return path;
-    return weir_conf_arena_printf(load->scratch, "%.*s%s", (int)(slash + 1 - load->conf->file), load->conf->file, path);
-}
-
-void weir_conf_watch(weir_conf_load_t *load, const char *path)
-{
-    for (size_t i = 0; i < load->file_count; ++i)
-        if (strcmp(load->files[i], path) == 0)
-            return;
-    if (load->file_count == load->file_capacity) {
-        size_t capacity = load->file_capacity == 0 ? 8 : load->file_capacity * 2;
-        const char **files = weir_conf_arena_alloc(load->arena, capacity * sizeof(*files));
-        if (load->file_count > 0)
-            memcpy(files, load->files, load->file_count * sizeof(*files));
-        load->files = files;
-        load->file_capacity = capacity;
-    }
-    load->files[load->file_count++] = weir_conf_arena_copy(load->arena, path, strlen(path));
-}
-
-static const char *read_fd(int fd, size_t bytes_max, weir_conf_arena_t *arena, const char **text, size_t *len)
-{
-    char *buffer = malloc(bytes_max + 1);
-    if (buffer == NULL)
-        abort();
-    ssize_t got = 1;
-    for (*len = 0; *len <= bytes_max && got > 0; *len += got > 0 ? (size_t)got : 0)
-        while ((got = read(fd, buffer + *len, bytes_max + 1 - *len)) < 0 && errno == EINTR)
-            ;
-    const char *error = got < 0 ? strerror(errno) : NULL;
-    if (error == NULL && *len > bytes_max)
-        error = weir_conf_arena_printf(arena, "it is larger than %zuKiB", bytes_max / 1024);
-    if (error == NULL)
-        *text = weir_conf_arena_copy(arena, buffer, *len);
-    free(buffer);
-    return error;
-}
-
-const char *weir_conf_read_file(const char *path, size_t bytes_max, bool may_wait, weir_conf_arena_t *arena,
-                                const char **text, size_t *len)
-{
-    struct stat status;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | (may_wait ? 0 : O_NONBLOCK));
-    if (fd < 0)
-        return strerror(errno);
-    const char *error = fstat(fd, &status) != 0                   ? strerror(errno)
-                        : S_ISREG(status.st_mode) || may_wait     ? NULL
-                                                                  : "it is not a regular file";
-    if (error == NULL)
-        error = read_fd(fd, bytes_max, arena, text, len);
-    close(fd);
-    return error;
+    return weir_conf_arena_copy(load->arena, text, strlen(text));
 }
 
 /* ---- the whole ---- */
@@ -394,6 +277,8 @@ const char *weir_conf_read_file(const char *path, size_t bytes_max, bool may_wai
 static void complete_tenant(weir_conf_load_t *load, const weir_conf_node_t *node, weir_conf_tenant_t *tenant)
 {
     weir_conf_load_api_keys(load, node, tenant);
+    if (tenant->file != NULL)
+        tenant->file = weir_conf_absolute(load, weir_conf_keep(load, weir_conf_resolve(load, tenant->file)));
     tenant->forward_header = "X-Tenant-ID";
     for (size_t i = 0; i < tenant->from.size; ++i)
         if (!tenant->from.entries[i].is_api_key) {

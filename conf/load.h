@@ -32,7 +32,7 @@ struct weir_conf_load {
 weir_conf_t *weir_conf_load_text(const char *file, const char *text, size_t len, char **errors)
     __attribute__((warn_unused_result));
 
-/* ---- errors ---- */
+/* ---- errors (fail.c) ---- */
 
 /* At the value, at its key, and about something that is not there. */
 void weir_conf_fail(weir_conf_load_t *load, const weir_conf_node_t *node, const char *format, ...)
@@ -53,6 +53,9 @@ const char *weir_conf_nearest(const char *name, const char *const *names, size_t
 /* The index of `name` in `names`; SIZE_MAX after an error, at the node or its key. */
 size_t weir_conf_find_name(weir_conf_load_t *load, const weir_conf_node_t *node, bool at_key, const char *name,
                            const char *what, const char *section, const char *const *names, size_t count);
+
+/* A copy for the configuration. */
+const char *weir_conf_keep(weir_conf_load_t *load, const char *text);
 
 /* ---- parts ---- */
 
@@ -79,13 +82,15 @@ const char *weir_conf_load_tenant_name(weir_conf_load_t *load, const weir_conf_n
 /* What must hold between fields (rules.c). */
 void weir_conf_check_rules(weir_conf_load_t *load);
 
-/* ---- files ---- */
+/* ---- files (file.c) ---- */
 
 /* A path as the configuration names it: beside the configuration's own file where it is relative. */
 const char *weir_conf_resolve(weir_conf_load_t *load, const char *path);
 /* NULL, or why it cannot be read; `text` is NUL-terminated. `may_wait`: it may be a pipe, too. */
 const char *weir_conf_read_file(const char *path, size_t bytes_max, bool may_wait, weir_conf_arena_t *arena,
                                 const char **text, size_t *len);
+/* The same path from the root, so that what is printed loads from anywhere. */
+const char *weir_conf_absolute(weir_conf_load_t *load, const char *path);
 void weir_conf_watch(weir_conf_load_t *load, const char *path);
 
 #endif

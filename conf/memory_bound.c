@@ -74,7 +74,8 @@ static void add_connections(bound_t *bound, const weir_conf_t *conf, const weir_
     add(bound, "their heads and bodies, server.max_buffered", 0, conf->server.max_buffered_bytes);
     for (size_t i = 0; i < conf->upstreams.size; ++i) {
         const weir_conf_upstream_t *upstream = &conf->upstreams.entries[i];
-        snprintf(what, sizeof(what), "upstreams.%s, connections.max %" PRId64, upstream->name, upstream->connections.max);
+        snprintf(what, sizeof(what), "upstreams.%s, connections.max %" PRId64, upstream->name,
+                 upstream->connections.max);
         add(bound, what, 0, (uint64_t)upstream->connections.max * costs->connection);
     }
 }

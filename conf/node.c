@@ -2,6 +2,7 @@
 #include <libfyaml.h>
 #include <stdlib.h>
 #include <string.h>
+#include "text.h"
 
 enum { DECORATIONS_MAX = 10 };
 
@@ -117,8 +118,8 @@ static void on_key(builder_t *builder, struct fy_event *event, weir_conf_place_t
         fail(builder, place, "a key cannot be a list, a mapping or an alias; write a word");
         return;
     }
-    size_t len;
-    const char *text = fy_token_get_text(event->scalar.value, &len);
+    size_t len = 0;
+    const char *text = event->scalar.value != NULL ? fy_token_get_text(event->scalar.value, &len) : "";
     builder->key = weir_conf_arena_copy(builder->arena, text, len);
     builder->key_place = place;
     if (strlen(builder->key) != len)
@@ -186,7 +187,6 @@ static void on_end(builder_t *builder)
         refuse_duplicates(builder, node);
 }
 
-
 /* Anchors, aliases and tags: so many are told, then it is a bomb, or no file for weir. */
 static void refuse_decoration(builder_t *builder, weir_conf_place_t place, const char *text)
 {
@@ -248,68 +248,6 @@ static void on_event(builder_t *builder, struct fy_event *event)
     }
 }
 
-/* Bytes of the UTF-8 character that begins at `text`; 0 where there is none (RFC 3629). */
-static size_t utf8_length(const unsigned char *text, size_t len)
-{
-    static const struct {
-        unsigned char first_min, first_max, second_min, second_max, length;
-    } rows[] = {
-        {0x00, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-    };
-    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
-        if (text[0] < rows[i].first_min || text[0] > rows[i].first_max)
-            continue;
-        if (len < rows[i].length)
-            return 0;
-        if (rows[i].length > 1 && (text[1] < rows[i].second_min || text[1] > rows[i].second_max))
-            return 0;
-        for (size_t k = 2; k < rows[i].length; ++k)
-            if (text[k] < 0x80 || text[k] > 0xbf)
-                return 0;
-        return rows[i].length;
-    }
-    return 0;
-}
-
-bool weir_conf_node_is_utf8(const char *text, size_t len)
-{
-    for (size_t at = 0, length; at < len; at += length)
-        if ((length = utf8_length((const unsigned char *)text + at, len - at)) == 0)
-            return false;
-    return true;
-}
-
-/* What the library passes over in silence. */
-static bool check_bytes(const char *file, const char *text, size_t len, weir_conf_errors_t *errors)
-{
-    weir_conf_place_t place = {file, 1, 1};
-    const unsigned char *bytes = (const unsigned char *)text;
-    for (size_t at = 0; at < len;) {
-        size_t length = utf8_length(bytes + at, len - at);
-        if (length == 0) {
-            weir_conf_errors_add(errors, place, "", "is not UTF-8 (byte 0x%02x); save the file as UTF-8", bytes[at]);
-            return false;
-        }
-        if ((bytes[at] < 0x20 && bytes[at] != '\t' && bytes[at] != '\n' && bytes[at] != '\r') || bytes[at] == 0x7f) {
-            weir_conf_errors_add(errors, place, "", "a control character (byte 0x%02x); write it as \"\\x%02x\"",
-                                 bytes[at], bytes[at]);
-            return false;
-        }
-        bool line_ends = bytes[at] == '\n' || (bytes[at] == '\r' && (at + 1 == len || bytes[at + 1] != '\n'));
-        bool is_mark = at == 0 && length == 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0;
-        if (line_ends) {
-            ++place.line;
-            place.column = 1;
-        } else if (!is_mark) {
-            ++place.column;
-        }
-        at += length;
-    }
-    return true;
-}
-
 /* What to do about an error of the library, by a word of its text. */
 static const char *syntax_hint(const char *text)
 {
@@ -336,7 +274,8 @@ static const char *syntax_hint(const char *text)
 static weir_conf_place_t opening_of(const builder_t *builder, const char *text, weir_conf_place_t otherwise)
 {
     weir_conf_node_kind_t kind = strstr(text, "closing bracket") != NULL ? WEIR_CONF_SEQUENCE
-                                 : strstr(text, "closing brace") != NULL ? WEIR_CONF_MAPPING : WEIR_CONF_BROKEN;
+                                 : strstr(text, "closing brace") != NULL ? WEIR_CONF_MAPPING
+                                                                         : WEIR_CONF_BROKEN;
     for (size_t i = builder->depth; i > 0; --i)
         if (builder->open[i - 1]->kind == kind)
             return builder->open[i - 1]->place;
@@ -350,7 +289,7 @@ static void fail_syntax(builder_t *builder)
     void *at = NULL;
     struct fy_diag_error *error = fy_diag_errors_iterate(builder->diag, &at);
     if (error != NULL) {
-        text = weir_conf_errors_show(builder->arena, error->msg);
+        text = weir_conf_errors_show(builder->arena, error->msg != NULL ? error->msg : text);
         place.line = error->line > 0 ? (unsigned)error->line : 1;
         place.column = error->column > 0 ? (unsigned)error->column : 1;
         if (strstr(text, "closing quote") != NULL)
@@ -375,7 +314,7 @@ static void build(builder_t *builder)
 weir_conf_node_t *weir_conf_node_parse(weir_conf_arena_t *arena, const char *file, const char *text, size_t len,
                                        weir_conf_errors_t *errors)
 {
-    if (!check_bytes(file, text, len, errors))
+    if (!weir_conf_text_check(file, text, len, errors))
         return NULL;
 
     builder_t builder = {.arena = arena, .errors = errors, .file = file, .text = text, .len = len};
@@ -439,7 +378,7 @@ const char *weir_conf_node_path(const weir_conf_node_t *node, weir_conf_arena_t 
     if (node->parent == NULL)
         return "";
     const char *parent = weir_conf_node_path(node->parent, arena);
-    if (node->parent->kind == WEIR_CONF_SEQUENCE)
+    if (node->key == NULL)
         return weir_conf_arena_printf(arena, "%s[%zu]", parent, node->index);
     return weir_conf_arena_printf(arena, "%s%s%s", parent, *parent == '\0' ? "" : ".",
                                   weir_conf_errors_show(arena, node->key));

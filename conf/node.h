@@ -4,7 +4,8 @@
 /* YAML text as a tree in which every value knows its place. The only user of the YAML library.
  *
  * One document of mappings, lists and scalars; anchors, aliases, tags and merge keys are refused, so that a tree is
- * never larger than its text; at most WEIR_CONF_DEPTH_MAX levels. The second of two equal keys is an error, and broken. */
+ * never larger than its text; at most WEIR_CONF_DEPTH_MAX levels. The second of two equal keys is an error, and broken.
+ */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,7 +35,7 @@ typedef struct weir_conf_node {
     const char *text; /* a scalar's */
     const char *written;
     weir_conf_place_t place;
-    const char *key; /* within a mapping */
+    const char *key; /* within a mapping; else NULL */
     weir_conf_place_t key_place;
     size_t index; /* within a list */
     const struct weir_conf_node *parent;
@@ -48,8 +49,6 @@ weir_conf_node_t *weir_conf_node_parse(weir_conf_arena_t *arena, const char *fil
 
 /* The value of `key`; NULL where it is missing or null, or `mapping` is no mapping. */
 const weir_conf_node_t *weir_conf_node_get(const weir_conf_node_t *mapping, const char *key);
-
-bool weir_conf_node_is_utf8(const char *text, size_t len);
 
 /* null, ~ or nothing. */
 bool weir_conf_node_is_null(const weir_conf_node_t *node);

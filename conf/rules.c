@@ -19,7 +19,7 @@ static const weir_conf_node_t *node_at(const weir_conf_load_t *load, const char 
     return node;
 }
 
-#define NODE_AT(load, ...)                                                                                             \
+#define NODE_AT(load, ...) \
     node_at(load, (const char *const[]){__VA_ARGS__}, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
 
 /* ---- addresses ---- */
@@ -177,7 +177,8 @@ static bool fills_in_time(const weir_conf_quota_t *quota)
     const int64_t century_s = INT64_C(876000) * 3600;
     if (quota->rate.count == 0)
         return true;
-    return (__int128)quota->burst * (quota->rate.period_ns / WEIR_CONF_NS_PER_S) <= (__int128)century_s * quota->rate.count;
+    return (__int128)quota->burst * (quota->rate.period_ns / WEIR_CONF_NS_PER_S) <=
+           (__int128)century_s * quota->rate.count;
 }
 
 static void check_buckets(weir_conf_load_t *load)
@@ -190,9 +191,9 @@ static void check_buckets(weir_conf_load_t *load)
             weir_conf_fail(load, NODE_AT(load, "limits", limit->name, "burst"), text);
         for (size_t k = 0; k < limit->tenants.size; ++k)
             if (!fills_in_time(&limit->tenants.entries[k].quota))
-                weir_conf_fail(load,
-                               NODE_AT(load, "limits", limit->name, "tenants", limit->tenants.entries[k].tenant, "burst"),
-                               text);
+                weir_conf_fail(
+                    load, NODE_AT(load, "limits", limit->name, "tenants", limit->tenants.entries[k].tenant, "burst"),
+                    text);
     }
 }
 

@@ -7,14 +7,16 @@
 #include <strings.h>
 #include <sys/un.h>
 
-const weir_conf_unit_t weir_conf_duration_units[4] = {
-    {"h", 3600 * WEIR_CONF_NS_PER_S}, {"m", 60 * WEIR_CONF_NS_PER_S}, {"s", WEIR_CONF_NS_PER_S},
-    {"ms", WEIR_CONF_NS_PER_MS}};
+const weir_conf_unit_t weir_conf_duration_units[4] = {{"h", 3600 * WEIR_CONF_NS_PER_S},
+                                                      {"m", 60 * WEIR_CONF_NS_PER_S},
+                                                      {"s", WEIR_CONF_NS_PER_S},
+                                                      {"ms", WEIR_CONF_NS_PER_MS}};
 const weir_conf_unit_t weir_conf_size_units[4] = {
     {"GiB", INT64_C(1) << 30}, {"MiB", INT64_C(1) << 20}, {"KiB", INT64_C(1) << 10}, {"", 1}};
-const weir_conf_unit_t weir_conf_rate_units[4] = {
-    {"d", 86400 * WEIR_CONF_NS_PER_S}, {"h", 3600 * WEIR_CONF_NS_PER_S}, {"m", 60 * WEIR_CONF_NS_PER_S},
-    {"s", WEIR_CONF_NS_PER_S}};
+const weir_conf_unit_t weir_conf_rate_units[4] = {{"d", 86400 * WEIR_CONF_NS_PER_S},
+                                                  {"h", 3600 * WEIR_CONF_NS_PER_S},
+                                                  {"m", 60 * WEIR_CONF_NS_PER_S},
+                                                  {"s", WEIR_CONF_NS_PER_S}};
 
 static const int64_t duration_max_ns = INT64_C(876000) * 3600 * WEIR_CONF_NS_PER_S; /* 100 years */
 
@@ -155,7 +157,8 @@ void weir_conf_format_cidr(const weir_conf_cidr_t *cidr, char text[WEIR_CONF_SCA
 
 /* ---- addresses and urls ---- */
 
-static const char unix_right[] = "write unix:// and an absolute path of at most 107 bytes, such as unix:///run/weir.sock";
+static const char unix_right[] =
+    "write unix:// and an absolute path of at most 107 bytes, such as unix:///run/weir.sock";
 
 /* *path where `text` is unix://..., else NULL. */
 static const char *parse_unix(const char *text, weir_conf_arena_t *arena, const char **path)
@@ -305,7 +308,8 @@ const char *weir_conf_parse_url(const char *text, weir_conf_arena_t *arena, weir
 
 static bool is_path_byte(unsigned char byte)
 {
-    return isalnum(byte) || (byte != '\0' && strchr("-._~!$&'()*+,=:@/%", byte) != NULL); /* RFC 3986 pchar, without ; */
+    return isalnum(byte) ||
+           (byte != '\0' && strchr("-._~!$&'()*+,=:@/%", byte) != NULL); /* RFC 3986 pchar, without ; */
 }
 
 static bool is_dot_segment(const char *segment, size_t len)
@@ -386,9 +390,10 @@ const char *weir_conf_parse_header(const char *text)
 
 const char *weir_conf_parse_own_header(const char *text)
 {
-    static const char *const taken[] = {"connection", "content-length", "content-type", "cookie", "date", "expect",
-                                        "host", "keep-alive", "proxy-connection", "set-cookie", "te", "traceparent",
-                                        "tracestate", "trailer", "transfer-encoding", "upgrade", "via"};
+    static const char *const taken[] = {
+        "connection", "content-length", "content-type",      "cookie",     "date", "expect",
+        "host",       "keep-alive",     "proxy-connection",  "set-cookie", "te",   "traceparent",
+        "tracestate", "trailer",        "transfer-encoding", "upgrade",    "via"};
     for (size_t i = 0; i < sizeof(taken) / sizeof(*taken); ++i)
         if (strcasecmp(taken[i], text) == 0)
             return "write a name that HTTP gives no other meaning, such as X-Tenant-ID";

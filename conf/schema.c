@@ -61,8 +61,7 @@ static void write_default(schema_t *schema, const char *text)
         write_scalar_default(&schema->json, text);
     } else {
         weir_conf_errors_t errors = {.arena = schema->scratch};
-        const weir_conf_node_t *node =
-            weir_conf_node_parse(schema->scratch, "default", text, strlen(text), &errors);
+        const weir_conf_node_t *node = weir_conf_node_parse(schema->scratch, "default", text, strlen(text), &errors);
         write_node(&schema->json, node);
     }
 }
@@ -296,8 +295,7 @@ static void write_own_definitions(schema_t *schema)
     open_member(json, "inserted", '{');
     weir_conf_json_member_text(json, "description", "Text with ${NAME}, ${NAME:-default} or ${file:/path} in it.");
     weir_conf_json_member_text(json, "type", "string");
-    weir_conf_json_member_text(json, "pattern",
-                               "\\$\\{([A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?|file:[^}]+)\\}");
+    weir_conf_json_member_text(json, "pattern", "\\$\\{([A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?|file:[^}]+)\\}");
     weir_conf_json_close(json, '}');
     open_member(json, "override", '{');
     weir_conf_json_member_text(json, "description", "The fields of a limit that a tenant has in place of its own.");

@@ -1,24 +1,25 @@
 #include "table.h"
 
-#define STRUCT(name_, text_)                                                                                           \
-    const weir_conf_section_t *weir_conf_section_##name_(void);                                                        \
-    const weir_conf_section_t *weir_conf_section_##name_(void)                                                         \
-    {                                                                                                                  \
-        typedef weir_conf_##name_##_t row_t;                                                                           \
-        static const char name[] = #name_, text[] = text_;                                                             \
+#define STRUCT(name_, text_)                                    \
+    const weir_conf_section_t *weir_conf_section_##name_(void); \
+    const weir_conf_section_t *weir_conf_section_##name_(void)  \
+    {                                                           \
+        typedef weir_conf_##name_##_t row_t;                    \
+        static const char name[] = #name_, text[] = text_;      \
         static const weir_conf_field_t fields[] = {
 #define END(name_) SECTION_END
-#define ROOT(text_)                                                                                                    \
-    const weir_conf_section_t *weir_conf_section_root(void)                                                            \
-    {                                                                                                                  \
-        typedef weir_conf_t row_t;                                                                                     \
-        static const char name[] = "root", text[] = text_;                                                             \
+#define ROOT(text_)                                         \
+    const weir_conf_section_t *weir_conf_section_root(void) \
+    {                                                       \
+        typedef weir_conf_t row_t;                          \
+        static const char name[] = "root", text[] = text_;  \
         static const weir_conf_field_t fields[] = {
 #define ROOT_END() SECTION_END
-#define SECTION_END                                                                                                    \
-    };                                                                                                                 \
-    static const weir_conf_section_t section = {name, text, sizeof(row_t), fields, sizeof(fields) / sizeof(*fields)};  \
-    return &section;                                                                                                   \
+#define SECTION_END                                                                                                   \
+    }                                                                                                                 \
+    ;                                                                                                                 \
+    static const weir_conf_section_t section = {name, text, sizeof(row_t), fields, sizeof(fields) / sizeof(*fields)}; \
+    return &section;                                                                                                  \
     }
 
 #define MEMBER_NAME(pair) MEMBER_NAME_(pair)
@@ -31,18 +32,18 @@
 
 #define NAME() {.kind = WEIR_CONF_NAME, .key = "", .offset = offsetof(row_t, name)},
 #define SWITCH() {.kind = WEIR_CONF_SWITCH, .key = "", .offset = offsetof(row_t, enabled)},
-#define FIELD_HEAD(algorithms_, key_, type_)                                                                           \
-    .kind = WEIR_CONF_VALUE, .key = #key_, .offset = offsetof(row_t, MEMBER_NAME(WEIR_CONF_TYPE_##type_(key_))),       \
+#define FIELD_HEAD(algorithms_, key_, type_)                                                                     \
+    .kind = WEIR_CONF_VALUE, .key = #key_, .offset = offsetof(row_t, MEMBER_NAME(WEIR_CONF_TYPE_##type_(key_))), \
     .type = &weir_conf_type_##type_, .algorithms = algorithms_
-#define FIELD(key_, type_, default_, min_, max_, reload_, text_)                                                       \
+#define FIELD(key_, type_, default_, min_, max_, reload_, text_) \
     {FIELD_HEAD(0, key_, type_), default_, .min = min_, .max = max_, .reload = reload_, .text = text_},
-#define FIELD_OF(algorithms_, key_, type_, default_, min_, max_, reload_, text_)                                       \
+#define FIELD_OF(algorithms_, key_, type_, default_, min_, max_, reload_, text_) \
     {FIELD_HEAD(algorithms_, key_, type_), default_, .min = min_, .max = max_, .reload = reload_, .text = text_},
-#define WITH_SECTION(kind_, key_, section_, max_)                                                                      \
-    {.kind = kind_,                                                                                                    \
-     .key = #key_,                                                                                                     \
-     .offset = offsetof(row_t, key_),                                                                                  \
-     .max = max_,                                                                                                      \
+#define WITH_SECTION(kind_, key_, section_, max_) \
+    {.kind = kind_,                               \
+     .key = #key_,                                \
+     .offset = offsetof(row_t, key_),             \
+     .max = max_,                                 \
      .section = weir_conf_section_##section_},
 #define SECTION(key, section) WITH_SECTION(WEIR_CONF_SECTION, key, section, NULL)
 #define INLINE(key, section) WITH_SECTION(WEIR_CONF_INLINE, key, section, NULL)

@@ -16,10 +16,10 @@ typedef struct weir_conf_section weir_conf_section_t;
 
 /* What a value's type can do; its functions are in types.c. `row` is the struct that the field is a member of. */
 typedef struct {
-    const char *what;               /* "a rate" */
-    const char *right;              /* "write a count and a unit, such as 50/s, 600/m, 10000/h" */
-    const char *const *words;       /* it can be, up to a NULL; or NULL */
-    const char *bounds_of;          /* what min and max count, such as "bytes"; NULL: the value itself */
+    const char *what;         /* "a rate" */
+    const char *right;        /* "write a count and a unit, such as 50/s, 600/m, 10000/h" */
+    const char *const *words; /* it can be, up to a NULL; or NULL */
+    const char *bounds_of;    /* what min and max count, such as "bytes"; NULL: the value itself */
     void (*parse)(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node, void *row);
     void (*print)(FILE *out, const weir_conf_t *conf, const weir_conf_field_t *field, const void *row, int indent);
     void (*schema)(weir_conf_json_t *json, const weir_conf_field_t *field); /* members of a schema object */
@@ -56,10 +56,10 @@ struct weir_conf_field {
     /* VALUE */
     const weir_conf_type_t *type;
     bool required;
-    const char *default_text;    /* NULL: none */
-    void (*derive)(void *row);   /* in place of a default */
-    const char *derived;         /* from what */
-    const char *min, *max;       /* `max` of NAMED and LIST, too */
+    const char *default_text;  /* NULL: none */
+    void (*derive)(void *row); /* in place of a default */
+    const char *derived;       /* from what */
+    const char *min, *max;     /* `max` of NAMED and LIST, too */
 
     /* SECTION, INLINE, OWN, NAMED, LIST */
     const weir_conf_section_t *(*section)(void);

@@ -24,8 +24,8 @@ static const weir_conf_node_t *parse_tenant_file(weir_conf_load_t *load, const c
                        weir_conf_errors_show(load->scratch, path), error);
         return NULL;
     }
-    weir_conf_node_t *root = weir_conf_node_parse(load->scratch, weir_conf_arena_copy(load->scratch, path, strlen(path)),
-                                                  text, len, &load->errors);
+    weir_conf_node_t *root = weir_conf_node_parse(
+        load->scratch, weir_conf_arena_copy(load->scratch, path, strlen(path)), text, len, &load->errors);
     if (root == NULL)
         return NULL;
     weir_conf_expand(load, root);
@@ -180,7 +180,7 @@ static void read_overrides(weir_conf_load_t *load, const weir_conf_node_t *mappi
         }
         override_t *override = &overrides->entries[overrides->size++];
         override->node = node;
-        override->value.tenant = weir_conf_arena_copy(load->arena, node->key, strlen(node->key));
+        override->value.tenant = weir_conf_keep(load, node->key);
         override->value.quota = limit->quota;
         weir_conf_load_override(load, limit, node, &override->value.quota);
         if (limit->algorithm == WEIR_LIMIT_TOKEN_BUCKET && !has_burst && weir_conf_node_get(node, "burst") == NULL)
@@ -235,8 +235,8 @@ void weir_conf_check_tenant_files(weir_conf_load_t *load)
     for (size_t i = 0; i < conf->limits.size; ++i)
         names[i] = conf->limits.entries[i].name;
     for (const weir_conf_tenant_file_t *file = load->tenant_files; file != NULL; file = file->next) {
-        const weir_conf_node_t *limits =
-            entries_of(load, weir_conf_node_get(file->root, "limits"), "write {NAME: {TENANT: {the fields to replace}}}");
+        const weir_conf_node_t *limits = entries_of(load, weir_conf_node_get(file->root, "limits"),
+                                                    "write {NAME: {TENANT: {the fields to replace}}}");
         for (const weir_conf_node_t *node = limits != NULL ? limits->first : NULL; node != NULL; node = node->next)
             weir_conf_find_name(load, node, true, node->key, "a limit of the configuration", "limits", names,
                                 conf->limits.size);

@@ -6,15 +6,36 @@
 #include "load.h"
 #include "scalar.h"
 
+/* The functions of a type. */
+#define PARSE(type)                                                                                                \
+    static void parse_##type(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node, \
+                             void *row)
+#define PRINT(type)                                                                                               \
+    static void print_##type(FILE *out, const weir_conf_t *conf, const weir_conf_field_t *field, const void *row, \
+                             int indent)
+#define SCHEMA(type) static void schema_##type(weir_conf_json_t *json, const weir_conf_field_t *field)
+
+#define DEFINE_TYPE(type, what_, right_, bounds_of_, parse_, print_, schema_) \
+    const weir_conf_type_t weir_conf_type_##type = {                          \
+        .what = what_, .right = right_, .bounds_of = bounds_of_, .parse = parse_, .print = print_, .schema = schema_};
+
 /* The text of a scalar; NULL after an error. */
 const char *weir_conf_scalar(weir_conf_load_t *load, const weir_conf_type_t *type, const weir_conf_node_t *node);
 /* A word's index; -1 after an error. */
 int weir_conf_word(weir_conf_load_t *load, const weir_conf_type_t *type, const weir_conf_node_t *node);
-/* A copy for the configuration. */
-const char *weir_conf_keep(weir_conf_load_t *load, const char *text);
 /* The name of a header field, by one of scalar.h's parsers; NULL after an error. */
 const char *weir_conf_load_header(weir_conf_load_t *load, const weir_conf_node_t *node,
                                   const char *(*parse)(const char *text));
+
+/* A text of the field's min to max bytes that `parse` takes; NULL after an error. `set`: and it is the field's value.
+ */
+const char *weir_conf_load_text_of(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                                   const char *(*parse)(const char *text));
+void weir_conf_set_text_of(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                           void *row, const char *(*parse)(const char *text));
+void weir_conf_print_text(FILE *out, const char *text);
+void weir_conf_print_text_field(FILE *out, const weir_conf_t *conf, const weir_conf_field_t *field, const void *row,
+                                int indent);
 
 int64_t weir_conf_bound(const char *text); /* a count in a row */
 

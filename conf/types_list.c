@@ -6,14 +6,6 @@
 #include <strings.h>
 #include "yaml.h"
 
-#define PARSE(type)                                                                                                    \
-    static void parse_##type(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,     \
-                             void *row)
-#define PRINT(type)                                                                                                    \
-    static void print_##type(FILE *out, const weir_conf_t *conf, const weir_conf_field_t *field, const void *row,      \
-                             int indent)
-#define SCHEMA(type) static void schema_##type(weir_conf_json_t *json, const weir_conf_field_t *field)
-
 /* ---- shared ---- */
 
 /* Room for the entries of a list, in `*entries`; false after an error. */
@@ -173,8 +165,9 @@ PARSE(methods)
         if (child->kind == WEIR_CONF_BROKEN)
             continue;
         const char *method = child->kind == WEIR_CONF_SCALAR ? child->text : NULL;
-        const char *right = method == NULL ? "write its name, such as GET"
-                            : strlen(method) > 32 ? "write at most 32 letters" : weir_conf_parse_method(method);
+        const char *right = method == NULL        ? "write its name, such as GET"
+                            : strlen(method) > 32 ? "write at most 32 letters"
+                                                  : weir_conf_parse_method(method);
         for (size_t i = 0; i < strings->size && right == NULL; ++i)
             if (strcmp(strings->entries[i], method) == 0)
                 fail_twice(load, child, method);
@@ -191,7 +184,8 @@ SCHEMA(methods)
     schema_items(json, "^(?!(CONNECT|TRACE)$)[A-Z][A-Z0-9_-]{0,31}$", false);
 }
 
-static const weir_conf_type_t one_limit = {.what = "the name of a limit", .right = "write the name of one of the limits"};
+static const weir_conf_type_t one_limit = {.what = "the name of a limit",
+                                           .right = "write the name of one of the limits"};
 
 PARSE(limit_names)
 {
@@ -309,8 +303,9 @@ PRINT(cidrs)
 
 SCHEMA(cidrs)
 {
-    static const char pattern[] = "^(" WEIR_CONF_PATTERN_V4 "(/([0-9]|[12][0-9]|3[0-2]))?|"
-                                  "[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?)$";
+    static const char pattern[] =
+        "^(" WEIR_CONF_PATTERN_V4 "(/([0-9]|[12][0-9]|3[0-2]))?|"
+        "[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?)$";
     begin_array(json, field, false);
     schema_items(json, pattern, false);
 }
@@ -404,8 +399,8 @@ static bool load_tenant_source(weir_conf_load_t *load, const weir_conf_node_t *n
     if (header == NULL)
         return false;
     source->is_api_key = index == 1;
-    source->header = weir_conf_load_header(load, header, source->is_api_key ? weir_conf_parse_header
-                                                                            : weir_conf_parse_own_header);
+    source->header =
+        weir_conf_load_header(load, header, source->is_api_key ? weir_conf_parse_header : weir_conf_parse_own_header);
     return source->header != NULL;
 }
 
@@ -537,28 +532,22 @@ SCHEMA(overrides)
 
 /* ---- the types ---- */
 
-#define FUNCTIONS(type) .parse = parse_##type, .print = print_##type, .schema = schema_##type, .bounds_of = "entries"
-#define LATER_FUNCTIONS(type) .parse = parse_later, .print = print_##type, .schema = schema_##type, .bounds_of = "entries"
-
-const weir_conf_type_t weir_conf_type_api_keys = {
-    .what = "a mapping", .right = "write {SHA-256 of a key: tenant}", LATER_FUNCTIONS(api_keys)};
-const weir_conf_type_t weir_conf_type_cidrs = {
-    .what = "a list of networks", .right = "write such as [10.0.0.0/8, \"fd00::/8\"]", FUNCTIONS(cidrs)};
-const weir_conf_type_t weir_conf_type_forward = {
-    .what = "a list of correlation, traceparent and tenant", .right = "write such as [correlation, tenant], or []",
-    FUNCTIONS(forward)};
-const weir_conf_type_t weir_conf_type_key_parts = {
-    .what = "a list of what requests are counted by", .right = "write such as [tenant], or [] for one that is for all",
-    FUNCTIONS(key_parts)};
-const weir_conf_type_t weir_conf_type_limit_names = {
-    .what = "a list of limits", .right = "write their names, such as [per-tenant]", FUNCTIONS(limit_names)};
-const weir_conf_type_t weir_conf_type_methods = {
-    .what = "a list of methods", .right = "write such as [GET, HEAD]", .parse = parse_methods,
-    .print = print_own_headers, .schema = schema_methods, .bounds_of = "entries"};
-const weir_conf_type_t weir_conf_type_overrides = {
-    .what = "a mapping", .right = "write {TENANT: {the fields to replace}}", LATER_FUNCTIONS(overrides)};
-const weir_conf_type_t weir_conf_type_own_headers = {
-    .what = "a list of headers", .right = "write their names, such as [X-Request-ID]", FUNCTIONS(own_headers)};
-const weir_conf_type_t weir_conf_type_tenant_sources = {
-    .what = "a list of where the tenant is found", .right = "write such as [{header: X-Tenant-ID}]",
-    FUNCTIONS(tenant_sources)};
+DEFINE_TYPE(own_headers, "a list of headers", "write their names, such as [X-Request-ID]", "entries", parse_own_headers,
+            print_own_headers, schema_own_headers)
+DEFINE_TYPE(methods, "a list of methods", "write such as [GET, HEAD]", "entries", parse_methods, print_own_headers,
+            schema_methods)
+DEFINE_TYPE(limit_names, "a list of limits", "write their names, such as [per-tenant]", "entries", parse_limit_names,
+            print_limit_names, schema_limit_names)
+DEFINE_TYPE(forward, "a list of correlation, traceparent and tenant", "write such as [correlation, tenant], or []",
+            "entries", parse_forward, print_forward, schema_forward)
+DEFINE_TYPE(cidrs, "a list of networks", "write such as [10.0.0.0/8, \"fd00::/8\"]", "entries", parse_cidrs,
+            print_cidrs, schema_cidrs)
+DEFINE_TYPE(key_parts, "a list of what requests are counted by",
+            "write such as [tenant], or [] for one that is for all", "entries", parse_key_parts, print_key_parts,
+            schema_key_parts)
+DEFINE_TYPE(tenant_sources, "a list of where the tenant is found", "write such as [{header: X-Tenant-ID}]", "entries",
+            parse_tenant_sources, print_tenant_sources, schema_tenant_sources)
+DEFINE_TYPE(api_keys, "a mapping", "write {SHA-256 of a key: tenant}", "entries", parse_later, print_api_keys,
+            schema_api_keys)
+DEFINE_TYPE(overrides, "a mapping", "write {TENANT: {the fields to replace}}", "entries", parse_later, print_overrides,
+            schema_overrides)

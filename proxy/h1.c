@@ -529,10 +529,11 @@ static void refuse(h1_conn_t *conn, weir_reason_t reason, int status, const char
     h1_request_t *request = conn->request;
     request->keep_alive = false;
     request->req.http1_is_persistent = 0;
-    if (request->req.version == 0)
+    if (request->req.input.scheme == NULL) { /* its head was not read */
         request->req.version = 0x101;
-    if (request->req.input.scheme == NULL)
         request->req.input.scheme = &H2O_URL_SCHEME_HTTP;
+        request->req.input.method = request->req.input.path = request->req.input.authority = h2o_iovec_init(H2O_STRLIT(""));
+    }
     weir_exchange_refuse(&request->req, reason, status, detail);
 }
 

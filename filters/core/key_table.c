@@ -5,19 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A part of the table, one a shard: rows in chunks that never move, and an index over them.
+/* A part of the table, one a shard: rows by open addressing, and a tag for each.
  *
- * The index is open addressing with linear probing. An entry is 8 bits of the key's hash and 24 bits of row number + 1,
- * so that a row is seldom read in vain; 0 is no entry. It grows by quarters: more copying, and less that lies idle. */
+ * A tag is 8 bits of the key's hash, 0 where no row is. A row is at most `reach` places after its home, whether the
+ * places between are in use or not: so a search is a memchr over tags, and dropping a row is clearing its tag. Parts
+ * are kept 15/16 full and grow by sixteenths: more copying, and less that lies idle. */
 typedef struct {
-    _Alignas(64) uint32_t *index;
-    uint32_t capacity;  /* of the index */
-    uint32_t row_count; /* in use */
-    uint32_t rows_made; /* ever used; the first are 0 .. rows_made - 1 */
-    uint32_t chunk_count;
-    uint32_t spare_row; /* row number + 1 of the first that is no longer in use; 0: none */
-    uint32_t hand;     /* the row that reclaim() looks at next */
-    unsigned char **chunks;
+    _Alignas(64) uint8_t *tags;
+    unsigned char *rows;
+    uint32_t capacity; /* of both */
+    uint32_t count;    /* rows in use */
+    uint32_t reach;
+    uint32_t hand; /* the place that reclaim() looks at next */
 } part_t;
 
 struct weir_key_table {
@@ -25,73 +24,28 @@ struct weir_key_table {
     weir_key_table_rows_t rows;
     weir_key_shard_t *shards;
     size_t row_bytes;
-    unsigned chunk_shift; /* log2 of a chunk's rows */
     _Atomic size_t count, max_keys;
     _Atomic unsigned hand; /* the part that reclaim() goes to next */
 };
 
-/* A row. One that is not in use has a key of another shard, and the next such one's number + 1 in its state. */
 typedef struct {
     weir_key_t key;
     unsigned char state[];
 } row_t;
 
 enum {
-    ROW_BITS = 24,
-    CHUNK_BYTES = 2048, /* roughly */
-    INDEX_CAPACITY_MIN = 4,
-    RECLAIM_LOOKS = 16, /* rows in the key's own part, and as many in the others */
+    GROWTH = 16,        /* a part grows by one of so many, */
+    GROWTH_MIN = 4,     /* and at least so many places */
+    RECLAIM_LOOKS = 16, /* places in the key's own part, and as many in the others */
+    MAX_KEYS_BITS = 24,
 };
+
+static const uint32_t nowhere = UINT32_MAX;
 
 static void *checked(void *memory)
 {
     assert(memory != NULL);
     return memory;
-}
-
-/* Memory */
-
-static row_t *row_at(const weir_key_table_t *table, const part_t *part, uint32_t row)
-{
-    unsigned char *chunk = part->chunks[row >> table->chunk_shift];
-    return (row_t *)(chunk + (row & ((1U << table->chunk_shift) - 1)) * table->row_bytes);
-}
-
-static bool is_used(const weir_key_table_t *table, const part_t *part, const row_t *row)
-{
-    return weir_key_shard(row->key) == (unsigned)(part - table->parts);
-}
-
-static uint32_t take_row(const weir_key_table_t *table, part_t *part)
-{
-    if (part->spare_row != 0) {
-        uint32_t row = part->spare_row - 1;
-        memcpy(&part->spare_row, row_at(table, part, row)->state, sizeof(part->spare_row));
-        return row;
-    }
-    if (part->rows_made >> table->chunk_shift == part->chunk_count) {
-        if ((part->chunk_count & (part->chunk_count - 1)) == 0) { /* a power of two: double */
-            size_t capacity = part->chunk_count == 0 ? 1 : (size_t)part->chunk_count * 2;
-            part->chunks = checked(realloc(part->chunks, capacity * sizeof(*part->chunks)));
-        }
-        part->chunks[part->chunk_count++] = checked(malloc(table->row_bytes << table->chunk_shift));
-    }
-    return part->rows_made++;
-}
-
-static void give_row(const weir_key_table_t *table, part_t *part, uint32_t number)
-{
-    row_t *row = row_at(table, part, number);
-    row->key.low ^= 1;
-    memcpy(row->state, &part->spare_row, sizeof(part->spare_row));
-    part->spare_row = number + 1;
-}
-
-/* The index */
-
-static bool is_same(weir_key_t a, weir_key_t b)
-{
-    return a.low == b.low && a.high == b.high;
 }
 
 /* Every bit of the key in the upper bits, whichever of them differ. */
@@ -102,95 +56,100 @@ static uint64_t spread(weir_key_t key)
     return mixed ^ mixed >> 29;
 }
 
-static uint32_t home_of(const part_t *part, uint64_t hash)
+static uint32_t home_of(uint64_t hash, uint32_t capacity)
 {
-    return (uint32_t)((hash >> 32) * part->capacity >> 32);
+    return (uint32_t)((hash >> 32) * capacity >> 32);
 }
 
-static uint32_t next_of(const part_t *part, uint32_t place)
+static uint8_t tag_of(uint64_t hash)
 {
-    return ++place == part->capacity ? 0 : place;
+    uint8_t tag = (uint8_t)hash;
+    return tag != 0 ? tag : 1;
 }
 
-static uint32_t entry_of(uint64_t hash, uint32_t row)
+static row_t *row_at(const weir_key_table_t *table, const part_t *part, uint32_t place)
 {
-    return (uint32_t)(hash & 0xff) << ROW_BITS | (row + 1);
+    return (row_t *)(part->rows + place * table->row_bytes);
 }
 
-static uint32_t row_of(uint32_t entry)
+/* Where `key` is among places first .. end - 1. */
+static uint32_t search(const weir_key_table_t *table, const part_t *part, weir_key_t key, uint8_t tag, uint32_t first,
+                       uint32_t end)
 {
-    return (entry & ((1U << ROW_BITS) - 1)) - 1;
+    const uint8_t *at = part->tags + first, *tags_end = part->tags + end;
+    while ((at = memchr(at, tag, (size_t)(tags_end - at))) != NULL) {
+        uint32_t place = (uint32_t)(at - part->tags);
+        const row_t *row = row_at(table, part, place);
+        if (row->key.low == key.low && row->key.high == key.high)
+            return place;
+        ++at;
+    }
+    return nowhere;
 }
 
-static void put_entry(part_t *part, uint64_t hash, uint32_t row)
-{
-    uint32_t place = home_of(part, hash);
-    while (part->index[place] != 0)
-        place = next_of(part, place);
-    part->index[place] = entry_of(hash, row);
-}
-
-/* Where the key's entry is, or the empty place where the search for it ended; the index is not empty. */
 static uint32_t place_of(const weir_key_table_t *table, const part_t *part, weir_key_t key)
 {
+    if (part->count == 0)
+        return nowhere;
     uint64_t hash = spread(key);
-    uint32_t place = home_of(part, hash), tag = (uint32_t)(hash & 0xff), entry;
-    for (; (entry = part->index[place]) != 0; place = next_of(part, place))
-        if (entry >> ROW_BITS == tag && is_same(row_at(table, part, row_of(entry))->key, key))
-            break;
+    uint32_t home = home_of(hash, part->capacity), end = home + part->reach + 1;
+    if (end <= part->capacity)
+        return search(table, part, key, tag_of(hash), home, end);
+    uint32_t place = search(table, part, key, tag_of(hash), home, part->capacity);
+    return place != nowhere ? place : search(table, part, key, tag_of(hash), 0, end - part->capacity);
+}
+
+/* Takes the first place at or after home that is not in use; there is one. */
+static uint32_t claim_place(part_t *part, uint64_t hash)
+{
+    uint32_t place = home_of(hash, part->capacity), distance = 0;
+    for (; part->tags[place] != 0; ++distance)
+        if (++place == part->capacity)
+            place = 0;
+    part->tags[place] = tag_of(hash);
+    if (distance > part->reach)
+        part->reach = distance;
     return place;
 }
 
-static void grow_index(const weir_key_table_t *table, part_t *part)
+static void grow(const weir_key_table_t *table, part_t *part)
 {
-    free(part->index);
-    part->capacity += part->capacity / 4 + INDEX_CAPACITY_MIN;
-    part->index = checked(calloc(part->capacity, sizeof(*part->index)));
-    for (uint32_t row = 0; row < part->rows_made; ++row) {
-        const row_t *at = row_at(table, part, row);
-        if (is_used(table, part, at))
-            put_entry(part, spread(at->key), row);
+    uint32_t before = part->capacity;
+    part->capacity += before / GROWTH + GROWTH_MIN;
+    part->rows = checked(realloc(part->rows, part->capacity * table->row_bytes));
+    part->tags = checked(realloc(part->tags, part->capacity));
+    memset(part->tags + before, 0, part->capacity - before);
+    part->reach = 0;
+    for (uint32_t from = before; from-- != 0;) { /* homes have moved up */
+        if (part->tags[from] == 0)
+            continue;
+        row_t *row = row_at(table, part, from);
+        part->tags[from] = 0;
+        uint32_t to = claim_place(part, spread(row->key));
+        if (to != from)
+            memcpy(row_at(table, part, to), row, table->row_bytes);
     }
 }
 
-/* Closes the gap: an entry moves back to it unless its home lies between the gap and itself. */
-static void remove_entry(const weir_key_table_t *table, part_t *part, uint32_t gap)
+static void drop(weir_key_table_t *table, part_t *part, uint32_t place)
 {
-    for (uint32_t place = next_of(part, gap); part->index[place] != 0; place = next_of(part, place)) {
-        uint32_t home = home_of(part, spread(row_at(table, part, row_of(part->index[place]))->key));
-        uint32_t from_home = place >= home ? place - home : place + part->capacity - home;
-        uint32_t from_gap = place >= gap ? place - gap : place + part->capacity - gap;
-        if (from_home >= from_gap) {
-            part->index[gap] = part->index[place];
-            gap = place;
-        }
-    }
-    part->index[gap] = 0;
-}
-
-static void erase_in(weir_key_table_t *table, part_t *part, weir_key_t key)
-{
-    uint32_t place = place_of(table, part, key);
-    assert(part->index[place] != 0);
-    uint32_t row = row_of(part->index[place]);
-    remove_entry(table, part, place);
-    give_row(table, part, row);
-    --part->row_count;
+    part->tags[place] = 0;
+    --part->count;
     atomic_fetch_sub_explicit(&table->count, 1, memory_order_relaxed);
 }
 
 /* Making room */
 
-/* Lets the part's clock hand look at up to *looks rows, and drops the first that is free. */
+/* Lets the part's clock hand look at up to *looks places, and drops the first row that is free. */
 static bool reclaim_in(weir_key_table_t *table, part_t *part, int64_t now_ns, unsigned *looks)
 {
-    for (uint32_t i = 0; i < part->rows_made && *looks != 0; ++i) {
-        if (part->hand >= part->rows_made)
-            part->hand = 0;
-        const row_t *row = row_at(table, part, part->hand++);
+    for (uint32_t i = 0; i < part->capacity && *looks != 0; ++i) {
+        uint32_t place = part->hand < part->capacity ? part->hand : 0;
+        part->hand = place + 1;
         --*looks;
-        if (is_used(table, part, row) && table->rows.is_free(row->state, now_ns, table->rows.context)) {
-            erase_in(table, part, row->key);
+        if (part->tags[place] != 0 &&
+            table->rows.is_free(row_at(table, part, place)->state, now_ns, table->rows.context)) {
+            drop(table, part, place);
             return true;
         }
     }
@@ -257,23 +216,14 @@ void weir_key_shards_dispose(weir_key_shard_t shards[WEIR_KEY_SHARDS])
         pthread_mutex_destroy(&shards[s].lock);
 }
 
-static unsigned chunk_shift_of(size_t row_bytes)
-{
-    unsigned shift = 0;
-    while (row_bytes << (shift + 1) <= CHUNK_BYTES)
-        ++shift;
-    return shift;
-}
-
 weir_key_table_t *weir_key_table_create(weir_key_table_rows_t rows, size_t max_keys, weir_key_shard_t *shards)
 {
-    assert(rows.state_bytes % 8 == 0 && rows.state_bytes >= sizeof(uint32_t));
+    assert(rows.state_bytes % 8 == 0);
     weir_key_table_t *table = checked(aligned_alloc(_Alignof(weir_key_table_t), sizeof(*table)));
     memset(table, 0, sizeof(*table));
     table->rows = rows;
     table->shards = shards;
     table->row_bytes = sizeof(row_t) + rows.state_bytes;
-    table->chunk_shift = chunk_shift_of(table->row_bytes);
     weir_key_table_resize(table, max_keys);
     return table;
 }
@@ -283,10 +233,8 @@ void weir_key_table_destroy(weir_key_table_t *table)
     if (table == NULL)
         return;
     for (part_t *part = table->parts; part < table->parts + WEIR_KEY_SHARDS; ++part) {
-        for (uint32_t chunk = 0; chunk < part->chunk_count; ++chunk)
-            free(part->chunks[chunk]);
-        free(part->chunks);
-        free(part->index);
+        free(part->tags);
+        free(part->rows);
     }
     free(table);
 }
@@ -294,10 +242,8 @@ void weir_key_table_destroy(weir_key_table_t *table)
 void *weir_key_table_find(const weir_key_table_t *table, weir_key_t key)
 {
     const part_t *part = &table->parts[weir_key_shard(key)];
-    if (part->row_count == 0)
-        return NULL;
-    uint32_t entry = part->index[place_of(table, part, key)];
-    return entry != 0 ? row_at(table, part, row_of(entry))->state : NULL;
+    uint32_t place = place_of(table, part, key);
+    return place != nowhere ? row_at(table, part, place)->state : NULL;
 }
 
 void *weir_key_table_insert(weir_key_table_t *table, weir_key_t key, int64_t now_ns, uint64_t held)
@@ -306,25 +252,26 @@ void *weir_key_table_insert(weir_key_table_t *table, weir_key_t key, int64_t now
     part_t *part = &table->parts[own];
     if (!make_room(table, own, now_ns, held))
         return NULL;
-    if (part->row_count + 1 > part->capacity / 4 * 3)
-        grow_index(table, part);
-    uint32_t number = take_row(table, part);
-    row_t *row = row_at(table, part, number);
+    if (part->count >= part->capacity - part->capacity / GROWTH)
+        grow(table, part);
+    row_t *row = row_at(table, part, claim_place(part, spread(key)));
     row->key = key;
     memset(row->state, 0, table->rows.state_bytes);
-    put_entry(part, spread(row->key), number);
-    ++part->row_count;
+    ++part->count;
     return row->state;
 }
 
 void weir_key_table_erase(weir_key_table_t *table, weir_key_t key)
 {
-    erase_in(table, &table->parts[weir_key_shard(key)], key);
+    part_t *part = &table->parts[weir_key_shard(key)];
+    uint32_t place = place_of(table, part, key);
+    assert(place != nowhere);
+    drop(table, part, place);
 }
 
 void weir_key_table_resize(weir_key_table_t *table, size_t max_keys)
 {
-    assert(max_keys < 1U << ROW_BITS);
+    assert(max_keys < 1U << MAX_KEYS_BITS);
     atomic_store_explicit(&table->max_keys, max_keys, memory_order_relaxed);
 }
 
@@ -353,19 +300,16 @@ void weir_key_table_each(weir_key_table_t *table, void (*visit)(void *state, int
         pthread_mutex_lock(&table->shards[s].lock);
         if (table->shards[s].now_ns < now_ns)
             table->shards[s].now_ns = now_ns; /* what is visited at a time is not used before it */
-        for (uint32_t number = 0; number < part->rows_made; ++number) {
-            row_t *row = row_at(table, part, number);
-            if (is_used(table, part, row))
-                visit(row->state, now_ns, data);
-        }
+        for (uint32_t place = 0; place < part->capacity; ++place)
+            if (part->tags[place] != 0)
+                visit(row_at(table, part, place)->state, now_ns, data);
         pthread_mutex_unlock(&table->shards[s].lock);
     }
 }
 
 uint64_t weir_key_table_bytes(size_t state_bytes, size_t max_keys)
 {
-    uint64_t row_bytes = sizeof(row_t) + state_bytes;
-    uint64_t chunk_rows = (uint64_t)1 << chunk_shift_of(row_bytes);
-    uint64_t rows = max_keys + max_keys / 4 + WEIR_KEY_SHARDS * chunk_rows / 2; /* parts are not equally full */
-    return sizeof(weir_key_table_t) + rows * (row_bytes + 2 * sizeof(uint32_t));
+    uint64_t place_bytes = sizeof(row_t) + state_bytes + 1;
+    uint64_t places = max_keys + max_keys / 4 + (uint64_t)WEIR_KEY_SHARDS * GROWTH_MIN; /* parts differ in size */
+    return sizeof(weir_key_table_t) + places * place_bytes;
 }

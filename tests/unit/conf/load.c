@@ -170,32 +170,33 @@ static void test_every_field(void **state)
 
 static void test_all_errors_at_once(void **state)
 {
-    check_errors("dir/w.yaml",
-                 "version: 1\n"
-                 "server: {workers: many, worker: 2}\n"
-                 "limits:\n"
-                 "  Upper: {rate: 5/s}\n"
-                 "  per-tenant:\n"
-                 "    rate: 50/parsec\n"
-                 "    burst: 0\n"
-                 "listeners:\n"
-                 "  main:\n"
-                 "    address: 8080\n"
-                 "    routes:\n"
-                 "      - {path: /, upstream: agnet, limits: [per-tennant]}\n",
-                 "dir/w.yaml:2:19: server.workers: 'many' is not a whole number or auto; write one from 1 to 256, or auto\n"
-                 "dir/w.yaml:2:25: server.worker: is unknown here; the nearest field is 'workers'\n"
-                 "dir/w.yaml:4:3: limits.Upper: 'Upper' is not a name; write at most 63 small letters, digits and hyphens, a "
-                 "letter first\n"
-                 "dir/w.yaml:6:11: limits.per-tenant.rate: '50/parsec' is not a rate; write a count and a unit, such as "
-                 "50/s, 600/m, 10000/h\n"
-                 "dir/w.yaml:7:12: limits.per-tenant.burst: '0' is too low; write a whole number from 1 to 1000000000\n"
-                 "dir/w.yaml:10:14: listeners.main.address: '8080' is not an address; write an address and a port, such as "
-                 "127.0.0.1:8080, [::1]:8080 or \"*:8080\", or unix:///path\n"
-                 "dir/w.yaml:12:29: listeners.main.routes[0].upstream: 'agnet' is not an upstream; there are none yet: write "
-                 "them under upstreams\n"
-                 "dir/w.yaml:12:45: listeners.main.routes[0].limits[0]: 'per-tennant' is not a limit; the nearest is "
-                 "'per-tenant'\n");
+    check_errors(
+        "dir/w.yaml",
+        "version: 1\n"
+        "server: {workers: many, worker: 2}\n"
+        "limits:\n"
+        "  Upper: {rate: 5/s}\n"
+        "  per-tenant:\n"
+        "    rate: 50/parsec\n"
+        "    burst: 0\n"
+        "listeners:\n"
+        "  main:\n"
+        "    address: 8080\n"
+        "    routes:\n"
+        "      - {path: /, upstream: agnet, limits: [per-tennant]}\n",
+        "dir/w.yaml:2:19: server.workers: 'many' is not a whole number or auto; write one from 1 to 256, or auto\n"
+        "dir/w.yaml:2:25: server.worker: is unknown here; the nearest field is 'workers'\n"
+        "dir/w.yaml:4:3: limits.Upper: 'Upper' is not a name; write at most 63 small letters, digits and hyphens, a "
+        "letter first\n"
+        "dir/w.yaml:6:11: limits.per-tenant.rate: '50/parsec' is not a rate; write a count and a unit, such as "
+        "50/s, 600/m, 10000/h\n"
+        "dir/w.yaml:7:12: limits.per-tenant.burst: '0' is too low; write a whole number from 1 to 1000000000\n"
+        "dir/w.yaml:10:14: listeners.main.address: '8080' is not an address; write an address and a port, such as "
+        "127.0.0.1:8080, [::1]:8080 or \"*:8080\", or unix:///path\n"
+        "dir/w.yaml:12:29: listeners.main.routes[0].upstream: 'agnet' is not an upstream; there are none yet: write "
+        "them under upstreams\n"
+        "dir/w.yaml:12:45: listeners.main.routes[0].limits[0]: 'per-tennant' is not a limit; the nearest is "
+        "'per-tenant'\n");
 }
 
 /* Texts after `version: 1`, each with the one error it makes. */
@@ -224,7 +225,8 @@ static const struct {
     {"admin: {token: \"\"}\n", "2:16: admin.token: what stands here is not a token; write 1 to 1024 bytes"},
     {"admin: {token: a b}\n",
      "2:16: admin.token: what stands here is not a token; write visible ASCII characters without spaces"},
-    {"limits: {a: {rate: 1/s, key: [tenant, route, client_ip, {header: a}, {header: b}, {header: c}, {header: d}, {header: "
+    {"limits: {a: {rate: 1/s, key: [tenant, route, client_ip, {header: a}, {header: b}, {header: c}, {header: d}, "
+     "{header: "
      "e}, {header: f}]}}\n",
      "2:30: limits.a.key: has 9 entries; write at most 8"},
     /* algorithms */
@@ -248,49 +250,53 @@ static const struct {
     {"tenant: {from: [{header: X-Request-ID}]}\n",
      "2:16: tenant.from: 'X-Request-ID' carries the correlation id already; write another header"},
     {"tenant: {from: [{header: A}, {api_key: a}]}\n", "2:30: tenant.from[1]: 'a' is named twice; leave one out"},
-    {"limits: {a: {rate: 1/s, key: [tenant, tenant]}}\n", "2:39: limits.a.key[1]: 'tenant' is named twice; leave one out"},
+    {"limits: {a: {rate: 1/s, key: [tenant, tenant]}}\n",
+     "2:39: limits.a.key[1]: 'tenant' is named twice; leave one out"},
     {"tenant: {api_keys: {" SHA_A ": a, AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA: b}}\n",
      "2:90: tenant.api_keys.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA: stands for 'a' already "
      "(w.yaml:2); leave one out"},
     /* between fields */
-    {"admin: {address: 0.0.0.0:1}\n",
-     "2:18: admin.address: '0.0.0.0:1' is reachable from elsewhere and admin.token is not set; set it, or write 127.0.0.1:1"},
-    {"admin: {address: \"[::ffff:10.0.0.1]:1\"}\n",
-     "2:18: admin.address: '[::ffff:10.0.0.1]:1' is reachable from elsewhere and admin.token is not set; set it, or write "
-     "127.0.0.1:1"},
+    {"admin: {address: 0.0.0.0:1}\n", "2:18: admin.address: '0.0.0.0:1' is reachable from elsewhere and admin.token is "
+                                      "not set; set it, or write 127.0.0.1:1"},
+    {"admin: {address: \"[::ffff:10.0.0.1]:1\"}\n", "2:18: admin.address: '[::ffff:10.0.0.1]:1' is reachable from "
+                                                    "elsewhere and admin.token is not set; set it, or write "
+                                                    "127.0.0.1:1"},
     {"metrics: {address: 127.0.0.1:9466}\n",
      "2:20: metrics.address: '127.0.0.1:9466' is used by admin already ('127.0.0.1:9466'); write another address"},
     {"listeners: {a: {address: \"[::]:9465\"}}\n",
      "2:26: listeners.a.address: '[::]:9465' is used by metrics already ('*:9465'); write another address"},
     {"listeners: {a: {address: unix:///x}, b: {address: unix:///x}}\n",
      "2:51: listeners.b.address: 'unix:///x' is used by a already ('unix:///x'); write another address"},
-    {"server: {client_ip: {trusted_hops: 1}}\n",
-     "2:36: server.client_ip.trusted_hops: needs server.client_ip.header; set that, such as X-Forwarded-For, or leave this "
-     "out"},
-    {"server: {max_head: 128KiB, max_buffered: 64KiB}\n",
-     "2:20: server.max_head: is more than server.max_buffered, so that no such head is ever taken; write a smaller one"},
+    {"server: {client_ip: {trusted_hops: 1}}\n", "2:36: server.client_ip.trusted_hops: needs server.client_ip.header; "
+                                                 "set that, such as X-Forwarded-For, or leave this "
+                                                 "out"},
+    {"server: {max_head: 128KiB, max_buffered: 64KiB}\n", "2:20: server.max_head: is more than server.max_buffered, so "
+                                                          "that no such head is ever taken; write a smaller one"},
     {"upstreams: {a: {url: http://a, prefix: /b}}\n",
      "2:32: upstreams.a.prefix: is for unix sockets; write the path in the url, such as http://agent:9000/v1"},
     {"upstreams: {a: {url: https://a}}\n",
      "2:22: upstreams.a.url: 'https://a' is not a url; https is not built yet: write http://host:port or unix:///path"},
-    {"upstreams: {u: {url: http://a}}\nlisteners: {l: {address: 1.1.1.1:1, routes: [{path: /a, upstream: u}, {path: /a/, "
-     "methods: [GET], upstream: u}, {path: /a, host: h, upstream: u}, {path: /a, methods: [PUT, GET], upstream: u}]}}\n",
+    {"upstreams: {u: {url: http://a}}\nlisteners: {l: {address: 1.1.1.1:1, routes: [{path: /a, upstream: u}, {path: "
+     "/a/, "
+     "methods: [GET], upstream: u}, {path: /a, host: h, upstream: u}, {path: /a, methods: [PUT, GET], upstream: "
+     "u}]}}\n",
      "3:154: listeners.l.routes[3].path: routes[1] takes the same requests; write another path, host or methods"},
+    {"log: {level: info}\nlog: [$x, {a: $x}]\n", "3:1: log: is given twice; the first is at line 2"},
     /* what is inserted */
     {"log: {level: \"${WEIR_UNIT_NONE}\"}\n",
      "2:14: log.level: the environment has no WEIR_UNIT_NONE; set it, or write ${WEIR_UNIT_NONE:-default}"},
-    {"log: {level: $x}\n",
-     "2:14: log.level: has a $ that begins nothing; write ${NAME}, ${NAME:-default}, ${file:/path}, or $$ for a dollar"},
+    {"log: {level: $x}\n", "2:14: log.level: has a $ that begins nothing; write ${NAME}, ${NAME:-default}, "
+                           "${file:/path}, or $$ for a dollar"},
     {"log: {level: \"${x\"}\n",
      "2:14: log.level: has a ${ without its }; write ${NAME}, ${NAME:-default}, ${file:/path}, or $$ for a dollar"},
     {"log: {level: \"${a b}\"}\n",
      "2:14: log.level: '${a b}' names nothing; write ${NAME}, ${NAME:-default}, ${file:/path}, or $$ for a dollar"},
-    {"log: {level: \"${file:/nonexistent/x}\"}\n",
-     "2:14: log.level: the file '/nonexistent/x' cannot be inserted: No such file or directory; write the path of a text "
-     "file of at most 64KiB"},
-    {"log: {level: \"${file:/dev/zero}\"}\n",
-     "2:14: log.level: the file '/dev/zero' cannot be inserted: it is not a regular file; write the path of a text file of "
-     "at most 64KiB"},
+    {"log: {level: \"${file:/nonexistent/x}\"}\n", "2:14: log.level: the file '/nonexistent/x' cannot be inserted: No "
+                                                   "such file or directory; write the path of a text "
+                                                   "file of at most 64KiB"},
+    {"log: {level: \"${file:/dev/zero}\"}\n", "2:14: log.level: the file '/dev/zero' cannot be inserted: it is not a "
+                                              "regular file; write the path of a text file of "
+                                              "at most 64KiB"},
 };
 
 static void test_wrong_texts(void **state)
@@ -373,13 +379,14 @@ static void test_environment(void **state)
     setenv("WEIR_UNIT_EMPTY", "", 1);
     setenv("WEIR_UNIT_DOLLAR", "1$2", 1);
     unsetenv("WEIR_UNIT_NONE");
-    weir_conf_t *conf = load_right("w.yaml", "version: ${WEIR_UNIT_NONE:-1}\n"
-                                             "server: {workers: \"${WEIR_UNIT_N}\", max_connections: \"1${WEIR_UNIT_N}7\"}\n"
-                                             "correlation: {accept: \"${WEIR_UNIT_NONE:-false}\"}\n"
-                                             "admin: {token: \"$${x}$$${WEIR_UNIT_DOLLAR}${WEIR_UNIT_EMPTY:-a:-b}\"}\n"
-                                             "tenant: {default: \"${WEIR_UNIT_NONE:-refuse}\"}\n"
-                                             "metrics:\n"
-                                             "  tenant_series: ${WEIR_UNIT_NONE:-null}\n");
+    weir_conf_t *conf =
+        load_right("w.yaml", "version: ${WEIR_UNIT_NONE:-1}\n"
+                             "server: {workers: \"${WEIR_UNIT_N}\", max_connections: \"1${WEIR_UNIT_N}7\"}\n"
+                             "correlation: {accept: \"${WEIR_UNIT_NONE:-false}\"}\n"
+                             "admin: {token: \"$${x}$$${WEIR_UNIT_DOLLAR}${WEIR_UNIT_EMPTY:-a:-b}\"}\n"
+                             "tenant: {default: \"${WEIR_UNIT_NONE:-refuse}\"}\n"
+                             "metrics:\n"
+                             "  tenant_series: ${WEIR_UNIT_NONE:-null}\n");
     assert_int_equal(conf->server.workers, 3);
     assert_int_equal(conf->server.max_connections, 137);
     assert_false(conf->correlation.accept);
@@ -392,8 +399,9 @@ static void test_environment(void **state)
                  "w.yaml:2:16: admin.token: what stands here is not a token; write 1 to 1024 bytes\n");
     check_errors("w.yaml", "version: 1\nadmin:\n  token: ${WEIR_UNIT_EMPTY}\n",
                  "w.yaml:3:10: admin.token: what stands here is not a token; write 1 to 1024 bytes\n");
-    check_errors("w.yaml", "version: 1\nserver: {workers: \"${WEIR_UNIT_DOLLAR}\"}\n",
-                 "w.yaml:2:19: server.workers: '1$2' is not a whole number or auto; write one from 1 to 256, or auto\n");
+    check_errors(
+        "w.yaml", "version: 1\nserver: {workers: \"${WEIR_UNIT_DOLLAR}\"}\n",
+        "w.yaml:2:19: server.workers: '1$2' is not a whole number or auto; write one from 1 to 256, or auto\n");
 }
 
 static void test_inserted_files(void **state)
@@ -425,7 +433,8 @@ static void test_inserted_files(void **state)
     assert_non_null(strstr(errors, "w.yaml:2:16: admin.token: the file"));
     assert_non_null(strstr(errors, "it has a NUL byte"));
     assert_non_null(strstr(errors, "w.yaml:3:15: log.access: what is inserted is not UTF-8"));
-    assert_non_null(strstr(errors, "w.yaml:4:23: correlation.header: '${file:two}' is not a header's name")); /* not shown */
+    assert_non_null(
+        strstr(errors, "w.yaml:4:23: correlation.header: '${file:two}' is not a header's name")); /* not shown */
     free(errors);
     folder_destroy(folder);
 }
@@ -433,14 +442,16 @@ static void test_inserted_files(void **state)
 static void test_tenant_file(void **state)
 {
     folder_t *folder = folder_create();
-    folder_write(folder, "tenants.yaml", "api_keys: {" SHA_B ": bee, " SHA_A ": acme}\n"
-                                         "limits:\n"
-                                         "  a: {zoo: {rate: 7/s}, acme: {burst: 3}}\n");
+    folder_write(folder, "tenants.yaml",
+                 "api_keys: {" SHA_B ": bee, " SHA_A ": acme}\n"
+                 "limits:\n"
+                 "  a: {zoo: {rate: 7/s}, acme: {burst: 3}}\n");
     char file[128];
     snprintf(file, sizeof(file), "%s/w.yaml", folder->path);
-    weir_conf_t *conf = load_right(file, "version: 1\n"
-                                         "tenant: {file: tenants.yaml, api_keys: {" SHA_A ": acme}}\n" /* the same in both */
-                                         "limits: {a: {rate: 5/s, tenants: {acme: {burst: 3}, beta: {rate: 1/s}}}}\n");
+    weir_conf_t *conf =
+        load_right(file, "version: 1\n"
+                         "tenant: {file: tenants.yaml, api_keys: {" SHA_A ": acme}}\n" /* the same in both */
+                         "limits: {a: {rate: 5/s, tenants: {acme: {burst: 3}, beta: {rate: 1/s}}}}\n");
     assert_int_equal(conf->tenant.api_keys.size, 2);
     assert_string_equal(conf->tenant.api_keys.entries[0].tenant, "acme");
     assert_string_equal(conf->tenant.api_keys.entries[1].tenant, "bee");
@@ -455,11 +466,12 @@ static void test_tenant_file(void **state)
 static void test_wrong_tenant_file(void **state)
 {
     folder_t *folder = folder_create();
-    folder_write(folder, "t.yaml", "api_kys: {}\n"
-                                   "api_keys: {abc: acme, " SHA_A ": \"b c\", " SHA_B ": other}\n"
-                                   "limits:\n"
-                                   "  nowhere: {acme: {rate: 5/s}}\n"
-                                   "  a: {acme: {rates: 5/s}, beta: {rate: 7/x}, gamma: {rate: 7/s}}\n");
+    folder_write(folder, "t.yaml",
+                 "api_kys: {}\n"
+                 "api_keys: {abc: acme, " SHA_A ": \"b c\", " SHA_B ": other}\n"
+                 "limits:\n"
+                 "  nowhere: {acme: {rate: 5/s}}\n"
+                 "  a: {acme: {rates: 5/s}, beta: {rate: 7/x}, gamma: {rate: 7/s}}\n");
     char file[128], *errors;
     snprintf(file, sizeof(file), "%s/w.yaml", folder->path);
     errors = load_wrong(file, "version: 1\n"
@@ -495,9 +507,10 @@ static void test_files_that_cannot_be_read(void **state)
     assert_null(weir_conf_load("/", &errors));
     assert_string_equal(errors, "/:1:1: cannot be read: Is a directory\n");
     free(errors);
-    check_errors("w.yaml", "version: 1\ntenant: {file: /nonexistent/t}\n",
-                 "w.yaml:2:16: tenant.file: the file '/nonexistent/t' cannot be read: No such file or directory; write the "
-                 "path of a file of tenants\n");
+    check_errors(
+        "w.yaml", "version: 1\ntenant: {file: /nonexistent/t}\n",
+        "w.yaml:2:16: tenant.file: the file '/nonexistent/t' cannot be read: No such file or directory; write the "
+        "path of a file of tenants\n");
 }
 
 /* ---- the tables, and who holds a configuration ---- */

@@ -16,7 +16,7 @@
 #define H (3600 * S)
 #define LETTERS_50 "abcdefghijabcdefghijabcdefghijabcdefghijabcdefghij"
 
-#define EACH(row, rows) (size_t i = 0; i < sizeof(rows) / sizeof(*(rows)) && ((row) = &(rows)[i]) != NULL; ++i)
+#define COUNT_OF(rows) (sizeof(rows) / sizeof(*(rows)))
 
 static void check_verdict(const char *text, const char *right, bool is_right)
 {
@@ -30,12 +30,24 @@ static void test_count(void **state)
     static const struct {
         const char *text;
         int64_t value; /* -1: refused */
-    } rows[] = {{"0", 0},    {"1", 1},    {"10000", 10000}, {"9223372036854775807", INT64_MAX}, {"9223372036854775808", -1},
-                {"", -1},    {"-1", -1},  {"+1", -1},       {"01", -1},                         {"1 ", -1},
-                {" 1", -1},  {"1.0", -1}, {"1e3", -1},      {"0x1", -1},                        {"1_000", -1},
+    } rows[] = {{"0", 0},
+                {"1", 1},
+                {"10000", 10000},
+                {"9223372036854775807", INT64_MAX},
+                {"9223372036854775808", -1},
+                {"", -1},
+                {"-1", -1},
+                {"+1", -1},
+                {"01", -1},
+                {"1 ", -1},
+                {" 1", -1},
+                {"1.0", -1},
+                {"1e3", -1},
+                {"0x1", -1},
+                {"1_000", -1},
                 {"99999999999999999999", -1}},
       *row;
-    for EACH (row, rows) {
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
         int64_t value = -1;
         const char *right = weir_conf_parse_count(row->text, &value);
         check_verdict(row->text, right, row->value >= 0);
@@ -50,16 +62,38 @@ static void test_duration(void **state)
         const char *text;
         int64_t value_ns;    /* -1: refused */
         const char *written; /* NULL: as it was */
-    } rows[] = {{"0s", 0, NULL},           {"0ms", 0, "0s"},         {"0h", 0, "0s"},        {"250ms", 250 * MS, NULL},
-                {"1000ms", S, "1s"},       {"30s", 30 * S, NULL},    {"60s", 60 * S, "1m"},  {"90s", 90 * S, NULL},
-                {"10m", 600 * S, NULL},    {"120m", 2 * H, "2h"},    {"24h", 24 * H, NULL},  {"876000h", 876000 * H, NULL},
-                {"876001h", -1, NULL},     {"3155760000s", -1, NULL}, {"9223372036854775807ms", -1, NULL},
-                {"9223372036854775807h", -1, NULL}, {"18446744073709551616s", -1, NULL},     {"10", -1, NULL},
-                {"", -1, NULL},            {"s", -1, NULL},          {"ms30", -1, NULL},     {"5 s", -1, NULL},
-                {"5sec", -1, NULL},        {"-5s", -1, NULL},        {"1.5s", -1, NULL},     {"1m30s", -1, NULL},
-                {"05s", -1, NULL},         {"5S", -1, NULL},         {"7d", -1, NULL},       {"5us", -1, NULL}},
+    } rows[] = {{"0s", 0, NULL},
+                {"0ms", 0, "0s"},
+                {"0h", 0, "0s"},
+                {"250ms", 250 * MS, NULL},
+                {"1000ms", S, "1s"},
+                {"30s", 30 * S, NULL},
+                {"60s", 60 * S, "1m"},
+                {"90s", 90 * S, NULL},
+                {"10m", 600 * S, NULL},
+                {"120m", 2 * H, "2h"},
+                {"24h", 24 * H, NULL},
+                {"876000h", 876000 * H, NULL},
+                {"876001h", -1, NULL},
+                {"3155760000s", -1, NULL},
+                {"9223372036854775807ms", -1, NULL},
+                {"9223372036854775807h", -1, NULL},
+                {"18446744073709551616s", -1, NULL},
+                {"10", -1, NULL},
+                {"", -1, NULL},
+                {"s", -1, NULL},
+                {"ms30", -1, NULL},
+                {"5 s", -1, NULL},
+                {"5sec", -1, NULL},
+                {"-5s", -1, NULL},
+                {"1.5s", -1, NULL},
+                {"1m30s", -1, NULL},
+                {"05s", -1, NULL},
+                {"5S", -1, NULL},
+                {"7d", -1, NULL},
+                {"5us", -1, NULL}},
       *row;
-    for EACH (row, rows) {
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
         int64_t value_ns = -1;
         char written[WEIR_CONF_SCALAR_BYTES_MAX];
         const char *right = weir_conf_parse_duration(row->text, &value_ns);
@@ -78,14 +112,28 @@ static void test_size(void **state)
         const char *text;
         int64_t value_bytes; /* -1: refused */
         const char *written;
-    } rows[] = {{"0", 0, NULL},         {"512", 512, NULL},      {"64KiB", 65536, NULL}, {"65536", 65536, "64KiB"},
-                {"1536KiB", 1572864, NULL}, {"16MiB", 16 << 20, NULL}, {"1024MiB", 1 << 30, "1GiB"},
-                {"1GiB", 1 << 30, NULL}, {"0KiB", 0, "0"},       {"8589934591GiB", INT64_C(8589934591) << 30, NULL},
-                {"8589934592GiB", -1, NULL}, {"16MB", -1, NULL}, {"16M", -1, NULL},      {"16 MiB", -1, NULL},
-                {"16mib", -1, NULL},    {"16B", -1, NULL},       {"1.5MiB", -1, NULL},   {"-1", -1, NULL},
-                {"", -1, NULL},         {"KiB", -1, NULL}},
+    } rows[] = {{"0", 0, NULL},
+                {"512", 512, NULL},
+                {"64KiB", 65536, NULL},
+                {"65536", 65536, "64KiB"},
+                {"1536KiB", 1572864, NULL},
+                {"16MiB", 16 << 20, NULL},
+                {"1024MiB", 1 << 30, "1GiB"},
+                {"1GiB", 1 << 30, NULL},
+                {"0KiB", 0, "0"},
+                {"8589934591GiB", INT64_C(8589934591) << 30, NULL},
+                {"8589934592GiB", -1, NULL},
+                {"16MB", -1, NULL},
+                {"16M", -1, NULL},
+                {"16 MiB", -1, NULL},
+                {"16mib", -1, NULL},
+                {"16B", -1, NULL},
+                {"1.5MiB", -1, NULL},
+                {"-1", -1, NULL},
+                {"", -1, NULL},
+                {"KiB", -1, NULL}},
       *row;
-    for EACH (row, rows) {
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
         uint64_t value_bytes = 0;
         char written[WEIR_CONF_SCALAR_BYTES_MAX];
         const char *right = weir_conf_parse_size(row->text, &value_bytes);
@@ -103,12 +151,12 @@ static void test_rate(void **state)
     static const struct {
         const char *text;
         int64_t count, period_ns; /* -1: refused */
-    } rows[] = {{"50/s", 50, S},       {"600/m", 600, 60 * S}, {"10000/h", 10000, H}, {"1000000/d", 1000000, 24 * H},
-                {"0/s", 0, S},         {"50", -1, 0},          {"/s", -1, 0},         {"50/", -1, 0},
-                {"50/parsec", -1, 0},  {"50 / s", -1, 0},      {"50/s/s", -1, 0},     {"-5/s", -1, 0},
-                {"5.5/s", -1, 0},      {"50/S", -1, 0},        {"50/10s", -1, 0},     {"99999999999999999999/s", -1, 0}},
+    } rows[] = {{"50/s", 50, S},      {"600/m", 600, 60 * S}, {"10000/h", 10000, H}, {"1000000/d", 1000000, 24 * H},
+                {"0/s", 0, S},        {"50", -1, 0},          {"/s", -1, 0},         {"50/", -1, 0},
+                {"50/parsec", -1, 0}, {"50 / s", -1, 0},      {"50/s/s", -1, 0},     {"-5/s", -1, 0},
+                {"5.5/s", -1, 0},     {"50/S", -1, 0},        {"50/10s", -1, 0},     {"99999999999999999999/s", -1, 0}},
       *row;
-    for EACH (row, rows) {
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
         weir_conf_rate_t rate = {0};
         char written[WEIR_CONF_SCALAR_BYTES_MAX];
         const char *right = weir_conf_parse_rate(row->text, &rate);
@@ -126,16 +174,31 @@ static void test_cidr(void **state)
 {
     static const struct {
         const char *text, *written; /* NULL: refused */
-    } rows[] = {{"127.0.0.0/8", "127.0.0.0/8"}, {"10.1.2.3", "10.1.2.3/32"}, {"10.1.2.3/32", "10.1.2.3/32"},
-                {"0.0.0.0/0", "0.0.0.0/0"},     {"::1/128", "::1/128"},      {"::1", "::1/128"},
-                {"fd00::/8", "fd00::/8"},       {"FD00:0::/8", "fd00::/8"},  {"::/0", "::/0"},
-                {"10.0.0.1/8", NULL},           {"fd00::1/64", NULL},        {"10.0.0.0/33", NULL},
-                {"::/129", NULL},               {"10.0.0.0/-1", NULL},       {"10.0.0.0/", NULL},
-                {"10.0.0.0/08", NULL},          {"10.0.0/8", NULL},          {"banana", NULL},
-                {"", NULL},                     {"/8", NULL},                {"10.0.0.0/8/8", NULL},
-                {"[::1]/128", NULL},            {LETTERS_50 "/8", NULL}},
+    } rows[] = {{"127.0.0.0/8", "127.0.0.0/8"},
+                {"10.1.2.3", "10.1.2.3/32"},
+                {"10.1.2.3/32", "10.1.2.3/32"},
+                {"0.0.0.0/0", "0.0.0.0/0"},
+                {"::1/128", "::1/128"},
+                {"::1", "::1/128"},
+                {"fd00::/8", "fd00::/8"},
+                {"FD00:0::/8", "fd00::/8"},
+                {"::/0", "::/0"},
+                {"10.0.0.1/8", NULL},
+                {"fd00::1/64", NULL},
+                {"10.0.0.0/33", NULL},
+                {"::/129", NULL},
+                {"10.0.0.0/-1", NULL},
+                {"10.0.0.0/", NULL},
+                {"10.0.0.0/08", NULL},
+                {"10.0.0/8", NULL},
+                {"banana", NULL},
+                {"", NULL},
+                {"/8", NULL},
+                {"10.0.0.0/8/8", NULL},
+                {"[::1]/128", NULL},
+                {LETTERS_50 "/8", NULL}},
       *row;
-    for EACH (row, rows) {
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
         weir_conf_cidr_t cidr;
         char written[WEIR_CONF_SCALAR_BYTES_MAX];
         const char *right = weir_conf_parse_cidr(row->text, &cidr);
@@ -200,7 +263,7 @@ static void test_address(void **state)
                 {"http://127.0.0.1:80", false, NULL, 0, NULL}},
       *row;
     weir_conf_arena_t *arena = weir_conf_arena_create();
-    for EACH (row, rows) {
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
         weir_conf_address_t address = {0};
         const char *right = weir_conf_parse_address(row->text, arena, &address);
         check_verdict(row->text, right, row->is_right);
@@ -230,17 +293,38 @@ static void test_url(void **state)
                 {"http://[::1]", "[::1]", "::1", NULL, "", 80},
                 {"http://my_agent.svc.", "my_agent.svc.", "my_agent.svc.", NULL, "", 80},
                 {"unix:///run/agent.sock", "localhost", NULL, "/run/agent.sock", "", 0},
-                {"https://agent"},       {"HTTPS://agent"},      {"127.0.0.1:9000"},   {"ftp://agent"},
-                {"http://"},             {"http:///path"},       {"http://:80"},       {"http://agent:"},
-                {"http://agent:0"},      {"http://agent:99999"}, {"http://u:p@agent"}, {"http://agent/?q"},
-                {"http://agent?q"},      {"http://agent/#f"},    {"http://agent/a b"}, {"http://agent/a//b"},
-                {"http://agent/../a"},   {"http://agent/%2"},    {"http://a b"},       {"http://-agent"},
-                {"http://agent-"},       {"http://a..b"},        {"http://256.1.1.1"}, {"http://[::1"},
-                {"http://[agent]"},      {"unix://run/x"},       {"unix:///"},         {""},
+                {"https://agent"},
+                {"HTTPS://agent"},
+                {"127.0.0.1:9000"},
+                {"ftp://agent"},
+                {"http://"},
+                {"http:///path"},
+                {"http://:80"},
+                {"http://agent:"},
+                {"http://agent:0"},
+                {"http://agent:99999"},
+                {"http://u:p@agent"},
+                {"http://agent/?q"},
+                {"http://agent?q"},
+                {"http://agent/#f"},
+                {"http://agent/a b"},
+                {"http://agent/a//b"},
+                {"http://agent/../a"},
+                {"http://agent/%2"},
+                {"http://a b"},
+                {"http://-agent"},
+                {"http://agent-"},
+                {"http://a..b"},
+                {"http://256.1.1.1"},
+                {"http://[::1"},
+                {"http://[agent]"},
+                {"unix://run/x"},
+                {"unix:///"},
+                {""},
                 {"http://" LETTERS_50 LETTERS_50}},
       *row;
     weir_conf_arena_t *arena = weir_conf_arena_create();
-    for EACH (row, rows) {
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
         weir_conf_url_t url = {0};
         const char *prefix = NULL, *right = weir_conf_parse_url(row->text, arena, &url, &prefix);
         check_verdict(row->text, right, row->authority != NULL);
@@ -271,8 +355,9 @@ static void check_all(parse_t parse, const char *const right[], const char *cons
 static void test_paths(void **state)
 {
     check_all(weir_conf_parse_path, TEXTS{"/", "/v1", "/v1/", "/a/b.c/~d", "/%20", "/a:b@c", "/...", "/.a", NULL},
-              TEXTS{"", "v1", "//", "/a//b", "/.", "/..", "/a/../b", "/a/.", "/a b", "/a?b", "/a#b", "/a;b", "/a\\b", "/%",
-                    "/%4", "/%zz", "/%41", "/%2f", "/%2E", "/%00", "/\x01", "/\xc3\xa9", NULL});
+              TEXTS{"",     "v1",   "//",   "/a//b", "/.",    "/..",       "/a/../b", "/a/.",
+                    "/a b", "/a?b", "/a#b", "/a;b",  "/a\\b", "/%",        "/%4",     "/%zz",
+                    "/%41", "/%2f", "/%2E", "/%00",  "/\x01", "/\xc3\xa9", NULL});
     check_all(weir_conf_parse_prefix, TEXTS{"/v1", "/a/b", "/%41", NULL}, TEXTS{"", "/", "/v1/", "v1", "/a//b", NULL});
 }
 
@@ -284,17 +369,20 @@ static void test_words_of_http(void **state)
               TEXTS{"", "Host", "content-length", "Transfer-Encoding", "Connection", "traceparent", "X Y", NULL});
     check_all(weir_conf_parse_method, TEXTS{"GET", "M-SEARCH", "A1_B", NULL},
               TEXTS{"", "get", "Get", "PO ST", "CONNECT", "TRACE", "-A", "1A", NULL});
-    check_all(weir_conf_parse_host_name, TEXTS{"api.example.com", "API", "10.0.0.1", "[::1]", "a_b", NULL},
-              TEXTS{"", "a:80", "[::1]:80", "::1", "10.0.0", "-a", "a..b", "*", "*.a", "[a]", LETTERS_50 LETTERS_50, NULL});
+    check_all(
+        weir_conf_parse_host_name, TEXTS{"api.example.com", "API", "10.0.0.1", "[::1]", "a_b", NULL},
+        TEXTS{"", "a:80", "[::1]:80", "::1", "10.0.0", "-a", "a..b", "*", "*.a", "[a]", LETTERS_50 LETTERS_50, NULL});
 }
 
 static void test_names_and_secrets(void **state)
 {
     check_all(weir_conf_parse_name, TEXTS{"a", "per-tenant", "a1-", LETTERS_50 "abcdefghijabc", NULL},
               TEXTS{"", "A", "1a", "-a", "a_b", "a.b", LETTERS_50 "abcdefghijabcd", NULL});
-    check_all(weir_conf_parse_tenant, TEXTS{"a", "A:b@c/d_e-f.1", LETTERS_50 LETTERS_50 "abcdefghijabcdefghijabcdefgh", NULL},
+    check_all(weir_conf_parse_tenant,
+              TEXTS{"a", "A:b@c/d_e-f.1", LETTERS_50 LETTERS_50 "abcdefghijabcdefghijabcdefgh", NULL},
               TEXTS{"", "a b", "a,b", "\xc3\xa9", LETTERS_50 LETTERS_50 "abcdefghijabcdefghijabcdefghi", NULL});
-    check_all(weir_conf_parse_secret, TEXTS{"x", "a/b+c==", "[redacted]", NULL}, TEXTS{"", "a b", "a\n", "\xc3\xa9", NULL});
+    check_all(weir_conf_parse_secret, TEXTS{"x", "a/b+c==", "[redacted]", NULL},
+              TEXTS{"", "a b", "a\n", "\xc3\xa9", NULL});
     check_all(weir_conf_parse_log_target, TEXTS{"stdout", "stderr", "none", "/var/log/weir", NULL},
               TEXTS{"", "stdot", "weir.log", NULL});
 }
@@ -308,7 +396,8 @@ static void test_sha256(void **state)
     assert_int_equal(sha256[3], 0xab);
     assert_int_equal(sha256[31], 1);
     assert_non_null(weir_conf_parse_sha256("00ff", sha256));
-    assert_non_null(weir_conf_parse_sha256("00ff10AB000000000000000000000000000000000000000000000000000000010", sha256));
+    assert_non_null(
+        weir_conf_parse_sha256("00ff10AB000000000000000000000000000000000000000000000000000000010", sha256));
 }
 
 /* ---- how text is written in YAML ---- */
@@ -348,7 +437,7 @@ static void test_yaml_text(void **state)
                 {"\xf0\x9f\x98\x80", "\"\xf0\x9f\x98\x80\""},
                 {"\xf4\x8f\xbf\xbf", "\"\\U0010ffff\""}},
       *row;
-    for EACH (row, rows) {
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
         char *written = NULL;
         size_t len;
         FILE *out = open_memstream(&written, &len);
@@ -363,10 +452,18 @@ static void test_yaml_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_count),   cmocka_unit_test(test_duration), cmocka_unit_test(test_size),
-        cmocka_unit_test(test_rate),    cmocka_unit_test(test_cidr),     cmocka_unit_test(test_address),
-        cmocka_unit_test(test_url),     cmocka_unit_test(test_paths),    cmocka_unit_test(test_words_of_http),
-        cmocka_unit_test(test_sha256),  cmocka_unit_test(test_names_and_secrets), cmocka_unit_test(test_yaml_text),
+        cmocka_unit_test(test_count),
+        cmocka_unit_test(test_duration),
+        cmocka_unit_test(test_size),
+        cmocka_unit_test(test_rate),
+        cmocka_unit_test(test_cidr),
+        cmocka_unit_test(test_address),
+        cmocka_unit_test(test_url),
+        cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_words_of_http),
+        cmocka_unit_test(test_sha256),
+        cmocka_unit_test(test_names_and_secrets),
+        cmocka_unit_test(test_yaml_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
