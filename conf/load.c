@@ -82,7 +82,7 @@ static void load_value(weir_conf_load_t *load, const weir_conf_field_t *field, c
     else if (scope->is_override)
         return;
     else if (field->required)
-        weir_conf_fail_missing(load, scope->mapping, field->key, "is required; %s", field->type->right);
+        weir_conf_fail_missing(load, scope->mapping, field->key, "is required; %s", weir_conf_right(load, field->type));
     else if (field->default_text != NULL)
         field->type->parse(load, field, default_node(load, field, scope->mapping), row);
 }
@@ -156,7 +156,7 @@ static void load_list_entry(weir_conf_load_t *load, const weir_conf_field_t *fie
     if (node->kind == WEIR_CONF_MAPPING)
         weir_conf_load_section(load, field->section(), node, row);
     else
-        weir_conf_fail_value(load, node, "a mapping", "write its fields, such as {path: /, upstream: agent}");
+        weir_conf_fail_value(load, node, "a mapping", "write its fields");
 }
 
 static void load_entries(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *mapping,

@@ -54,6 +54,9 @@ const char *weir_conf_nearest(const char *name, const char *const *names, size_t
 size_t weir_conf_find_name(weir_conf_load_t *load, const weir_conf_node_t *node, bool at_key, const char *name,
                            const char *what, const char *section, const char *const *names, size_t count);
 
+/* What would be right for a value of this type: "write debug, info, warn or error" (types.c). */
+const char *weir_conf_right(weir_conf_load_t *load, const weir_conf_type_t *type);
+
 /* A copy for the configuration. */
 const char *weir_conf_keep(weir_conf_load_t *load, const char *text);
 
@@ -76,7 +79,7 @@ void weir_conf_load_api_keys(weir_conf_load_t *load, const weir_conf_node_t *nod
 void weir_conf_load_overrides(weir_conf_load_t *load, const weir_conf_node_t *node, weir_conf_limit_t *limit);
 void weir_conf_check_tenant_files(weir_conf_load_t *load); /* the limits that they name */
 
-/* The tenant that `node` names, in the configuration's arena; NULL after an error (types.c). */
+/* The tenant that `node` names, in the configuration's arena; NULL after an error (types_text.c). */
 const char *weir_conf_load_tenant_name(weir_conf_load_t *load, const weir_conf_node_t *node);
 
 /* What must hold between fields (rules.c). */

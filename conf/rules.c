@@ -153,10 +153,13 @@ static bool is_correlation_name(const weir_conf_correlation_t *correlation, cons
 
 static void check_tenant_names(weir_conf_load_t *load, const weir_conf_tenant_t *tenant, const weir_conf_node_t *node)
 {
+    static const char text[] = "'%s' carries the correlation id already; write another header";
+    const weir_conf_correlation_t *correlation = &load->conf->correlation;
+    if (is_correlation_name(correlation, tenant->forward_header))
+        weir_conf_fail(load, node, text, tenant->forward_header);
     for (size_t i = 0; i < tenant->from.size; ++i)
-        if (is_correlation_name(&load->conf->correlation, tenant->from.entries[i].header))
-            weir_conf_fail(load, node, "'%s' carries the correlation id already; write another header",
-                           tenant->from.entries[i].header);
+        if (is_correlation_name(correlation, tenant->from.entries[i].header))
+            weir_conf_fail(load, node, text, tenant->from.entries[i].header);
 }
 
 static void check_all_tenant_names(weir_conf_load_t *load)
@@ -219,11 +222,19 @@ static bool is_same_route(const weir_conf_route_t *a, const weir_conf_route_t *b
     return shares_a_method(&a->methods, &b->methods);
 }
 
+/* The entries of a list that were loaded, in their order. */
+static const weir_conf_node_t *next_entry(const weir_conf_node_t *node)
+{
+    while (node != NULL && node->kind == WEIR_CONF_BROKEN)
+        node = node->next;
+    return node;
+}
+
 static void check_listener_routes(weir_conf_load_t *load, const weir_conf_listener_t *listener)
 {
     const weir_conf_node_t *routes = NODE_AT(load, "listeners", listener->name, "routes");
-    const weir_conf_node_t *node = routes->kind == WEIR_CONF_SEQUENCE ? routes->first : NULL;
-    for (size_t i = 0; i < listener->routes.size && node != NULL; ++i, node = node->next)
+    const weir_conf_node_t *node = next_entry(routes->first);
+    for (size_t i = 0; i < listener->routes.size; ++i, node = next_entry(node->next))
         for (size_t k = 0; k < i; ++k)
             if (is_same_route(&listener->routes.entries[i], &listener->routes.entries[k])) {
                 const weir_conf_node_t *path = weir_conf_node_get(node, "path");

@@ -14,10 +14,10 @@ typedef struct weir_conf_load weir_conf_load_t; /* load.h */
 typedef struct weir_conf_field weir_conf_field_t;
 typedef struct weir_conf_section weir_conf_section_t;
 
-/* What a value's type can do; its functions are in types.c. `row` is the struct that the field is a member of. */
+/* What a value's type can do; its functions are in types_*.c. `row` is the struct that the field is a member of. */
 typedef struct {
     const char *what;         /* "a rate" */
-    const char *right;        /* "write a count and a unit, such as 50/s, 600/m, 10000/h" */
+    const char *right;        /* "write a count and a unit, such as 50/s, 600/m, 10000/h"; NULL: one of its words */
     const char *const *words; /* it can be, up to a NULL; or NULL */
     const char *bounds_of;    /* what min and max count, such as "bytes"; NULL: the value itself */
     void (*parse)(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node, void *row);

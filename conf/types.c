@@ -23,13 +23,15 @@ int64_t weir_conf_bound(const char *text)
     return value;
 }
 
-/* "debug, info, warn or error" */
-static const char *list_words(weir_conf_load_t *load, const char *const *words)
+const char *weir_conf_right(weir_conf_load_t *load, const weir_conf_type_t *type)
 {
-    const char *list = words[0];
-    for (size_t i = 1; words[i] != NULL; ++i)
-        list = weir_conf_arena_printf(load->scratch, "%s%s%s", list, words[i + 1] != NULL ? ", " : " or ", words[i]);
-    return list;
+    if (type->words == NULL)
+        return type->right;
+    const char *right = weir_conf_arena_printf(load->scratch, "write %s", type->words[0]);
+    for (size_t i = 1; type->words[i] != NULL; ++i)
+        right = weir_conf_arena_printf(load->scratch, "%s%s%s", right, type->words[i + 1] != NULL ? ", " : " or ",
+                                       type->words[i]);
+    return right;
 }
 
 int weir_conf_word(weir_conf_load_t *load, const weir_conf_type_t *type, const weir_conf_node_t *node)
@@ -37,8 +39,7 @@ int weir_conf_word(weir_conf_load_t *load, const weir_conf_type_t *type, const w
     for (int i = 0; node->kind == WEIR_CONF_SCALAR && type->words[i] != NULL; ++i)
         if (strcmp(type->words[i], node->text) == 0)
             return i;
-    weir_conf_fail_value(load, node, type->what,
-                         weir_conf_arena_printf(load->scratch, "write %s", list_words(load, type->words)));
+    weir_conf_fail_value(load, node, type->what, weir_conf_right(load, type));
     return -1;
 }
 

@@ -1,7 +1,7 @@
 #ifndef WEIR_CONF_TYPES_H
 #define WEIR_CONF_TYPES_H
 
-/* What the types of scalars (types.c) and of lists and mappings (types_list.c) share. */
+/* What the types of types_*.c share. */
 
 #include "load.h"
 #include "scalar.h"

@@ -15,14 +15,13 @@
 /* How one algorithm keeps a row; a state of 0 is a key that was never seen. */
 typedef struct {
     size_t state_bytes;
-    bool (*fits)(const void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t now_ns);
-    void (*take)(void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t now_ns);
-    void (*put_back)(void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t taken_ns, int64_t now_ns);
-    /* remaining, reset_ns and, where it was not admitted, retry_after_ns */
-    void (*tell)(const void *state, weir_store_item_t *item, int64_t now_ns);
+    bool (*fits)(const void *state, const weir_store_item_t *item, int64_t now_ns);
+    /* Charges the item if it is to be, and tells what is then. */
+    weir_told_t (*settle)(void *state, const weir_store_item_t *item, bool is_charged, int64_t now_ns);
+    void (*put_back)(void *state, const weir_store_item_t *item, int64_t now_ns);
     bool (*is_free)(const void *state, int64_t now_ns, const void *limit);
     /* The limit's quotas change; now_ns is the latest time that was asked about. May be NULL. */
-    void (*settle)(void *state, int64_t now_ns, void *conf);
+    void (*change)(void *state, int64_t now_ns, void *slowest);
 } algorithm_t;
 
 struct weir_store_limit {
@@ -64,28 +63,22 @@ static weir_token_bucket_quota_t bucket_quota(const weir_conf_quota_t *quota)
     return weir_token_bucket_quota(quota->rate.count, quota->rate.period_ns, quota->burst);
 }
 
-static bool bucket_fits(const void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t now_ns)
+static bool bucket_fits(const void *state, const weir_store_item_t *item, int64_t now_ns)
 {
-    return weir_token_bucket_fits(state, bucket_quota(quota), cost, now_ns);
+    return weir_token_bucket_fits(state, bucket_quota(item->quota), item->cost, now_ns);
 }
 
-static void bucket_take(void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t now_ns)
-{
-    weir_token_bucket_take(state, bucket_quota(quota), cost, now_ns);
-}
-
-static void bucket_put_back(void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t taken_ns, int64_t now_ns)
-{
-    weir_token_bucket_put_back(state, bucket_quota(quota), cost, taken_ns, now_ns);
-}
-
-static void bucket_tell(const void *state, weir_store_item_t *item, int64_t now_ns)
+static weir_told_t bucket_settle(void *state, const weir_store_item_t *item, bool is_charged, int64_t now_ns)
 {
     weir_token_bucket_quota_t quota = bucket_quota(item->quota);
-    item->remaining = weir_token_bucket_remaining(state, quota, now_ns);
-    item->reset_ns = weir_token_bucket_reset_ns(state, quota, now_ns);
-    item->retry_after_ns =
-        item->admitted ? 0 : weir_token_bucket_retry_after_ns(state, quota, item->cost, now_ns);
+    if (is_charged)
+        weir_token_bucket_take(state, quota, item->cost, now_ns);
+    return weir_token_bucket_tell(state, quota, item->admitted ? 0 : item->cost, now_ns);
+}
+
+static void bucket_put_back(void *state, const weir_store_item_t *item, int64_t now_ns)
+{
+    weir_token_bucket_put_back(state, bucket_quota(item->quota), item->cost, item->charged_ns, now_ns);
 }
 
 static bool bucket_is_free(const void *state, int64_t now_ns, const void *limit)
@@ -105,7 +98,7 @@ static uint64_t slowest_of(const weir_conf_limit_t *conf)
     return slowest;
 }
 
-static void bucket_settle(void *state, int64_t now_ns, void *slowest)
+static void bucket_change(void *state, int64_t now_ns, void *slowest)
 {
     weir_token_bucket_settle(state, *(const uint64_t *)slowest, now_ns);
 }
@@ -117,28 +110,22 @@ static weir_sliding_window_quota_t window_quota(const weir_conf_quota_t *quota)
     return (weir_sliding_window_quota_t){.limit = quota->limit, .window_ns = quota->window_ns};
 }
 
-static bool window_fits(const void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t now_ns)
+static bool window_fits(const void *state, const weir_store_item_t *item, int64_t now_ns)
 {
-    return weir_sliding_window_fits(state, window_quota(quota), cost, now_ns);
+    return weir_sliding_window_fits(state, window_quota(item->quota), item->cost, now_ns);
 }
 
-static void window_take(void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t now_ns)
-{
-    weir_sliding_window_take(state, window_quota(quota), cost, now_ns);
-}
-
-static void window_put_back(void *state, const weir_conf_quota_t *quota, int64_t cost, int64_t taken_ns, int64_t now_ns)
-{
-    weir_sliding_window_put_back(state, window_quota(quota), cost, taken_ns);
-}
-
-static void window_tell(const void *state, weir_store_item_t *item, int64_t now_ns)
+static weir_told_t window_settle(void *state, const weir_store_item_t *item, bool is_charged, int64_t now_ns)
 {
     weir_sliding_window_quota_t quota = window_quota(item->quota);
-    item->remaining = weir_sliding_window_remaining(state, quota, now_ns);
-    item->reset_ns = weir_sliding_window_reset_ns(state, quota, now_ns);
-    item->retry_after_ns =
-        item->admitted ? 0 : weir_sliding_window_retry_after_ns(state, quota, item->cost, now_ns);
+    if (is_charged)
+        weir_sliding_window_take(state, quota, item->cost, now_ns);
+    return weir_sliding_window_tell(state, quota, item->admitted ? 0 : item->cost, now_ns);
+}
+
+static void window_put_back(void *state, const weir_store_item_t *item, int64_t now_ns)
+{
+    weir_sliding_window_put_back(state, window_quota(item->quota), item->cost, item->charged_ns);
 }
 
 static bool window_is_free(const void *state, int64_t now_ns, const void *limit)
@@ -147,19 +134,10 @@ static bool window_is_free(const void *state, int64_t now_ns, const void *limit)
 }
 
 static const algorithm_t algorithms[] = {
-    [WEIR_LIMIT_TOKEN_BUCKET] = {.state_bytes = sizeof(weir_token_bucket_t),
-                                 .fits = bucket_fits,
-                                 .take = bucket_take,
-                                 .put_back = bucket_put_back,
-                                 .tell = bucket_tell,
-                                 .is_free = bucket_is_free,
-                                 .settle = bucket_settle},
-    [WEIR_LIMIT_SLIDING_WINDOW] = {.state_bytes = sizeof(weir_sliding_window_t),
-                                   .fits = window_fits,
-                                   .take = window_take,
-                                   .put_back = window_put_back,
-                                   .tell = window_tell,
-                                   .is_free = window_is_free},
+    [WEIR_LIMIT_TOKEN_BUCKET] = {sizeof(weir_token_bucket_t), bucket_fits, bucket_settle, bucket_put_back,
+                                 bucket_is_free, bucket_change},
+    [WEIR_LIMIT_SLIDING_WINDOW] = {sizeof(weir_sliding_window_t), window_fits, window_settle, window_put_back,
+                                   window_is_free, NULL},
 };
 
 /* Limits across configurations */
@@ -250,12 +228,12 @@ static void limit_change(memory_t *memory, weir_store_limit_t *limit, const weir
     if (quotas == limit->quotas)
         return;
     limit->quotas = quotas;
-    if (limit->algorithm->settle == NULL)
+    if (limit->algorithm->change == NULL)
         return;
     uint64_t slowest = slowest_of(conf);
-    weir_key_table_each(limit->table, limit->algorithm->settle, &slowest);
+    weir_key_table_each(limit->table, limit->algorithm->change, &slowest);
     pthread_mutex_lock(&memory->overflow.lock);
-    limit->algorithm->settle(limit->overflow, memory->overflow.now_ns, &slowest);
+    limit->algorithm->change(limit->overflow, memory->overflow.now_ns, &slowest);
     pthread_mutex_unlock(&memory->overflow.lock);
 }
 
@@ -380,24 +358,25 @@ static bool look(weir_store_item_t *items, const place_t *places, size_t count, 
     bool admitted = true;
     for (size_t i = 0; i < count; ++i) {
         weir_store_item_t *item = &items[i];
-        item->admitted = item->limit->algorithm->fits(places[i].state, item->quota, item->cost, now_ns);
+        item->admitted = item->limit->algorithm->fits(places[i].state, item, now_ns);
         admitted &= item->admitted || item->shadow;
     }
     return admitted;
 }
 
 /* `ahead_ns`: how much later now_ns is than the caller's time, from which he counts. */
+static int64_t add_ahead(int64_t ns, int64_t ahead_ns)
+{
+    return ns > 0 && ns <= INT64_MAX - ahead_ns ? ns + ahead_ns : ns;
+}
+
 static void settle_item(weir_store_item_t *item, place_t place, bool is_charged, int64_t now_ns, int64_t ahead_ns)
 {
-    const algorithm_t *algorithm = item->limit->algorithm;
-    if (is_charged)
-        algorithm->take(place.state, item->quota, item->cost, now_ns);
+    weir_told_t told = item->limit->algorithm->settle(place.state, item, is_charged, now_ns);
     item->charged_ns = is_charged ? now_ns : -1;
-    algorithm->tell(place.state, item, now_ns);
-    if (item->reset_ns > 0 && item->reset_ns <= INT64_MAX - ahead_ns)
-        item->reset_ns += ahead_ns;
-    if (item->retry_after_ns > 0 && item->retry_after_ns <= INT64_MAX - ahead_ns)
-        item->retry_after_ns += ahead_ns;
+    item->remaining = told.remaining;
+    item->reset_ns = add_ahead(told.reset_ns, ahead_ns);
+    item->retry_after_ns = add_ahead(told.retry_after_ns, ahead_ns);
     if (place.is_new && !is_charged)
         weir_key_table_erase(item->limit->table, table_key(item));
 }
@@ -429,7 +408,7 @@ static void refund_item(memory_t *memory, const weir_store_item_t *item, int64_t
     now_ns = lock_one(shard, now_ns);
     void *state = item->overflowed ? item->limit->overflow : weir_key_table_find(item->limit->table, key);
     if (state != NULL) /* a row that went in between had nothing left to give back */
-        item->limit->algorithm->put_back(state, item->quota, item->cost, item->charged_ns, now_ns);
+        item->limit->algorithm->put_back(state, item, now_ns);
     unlock_one(shard, now_ns);
 }
 

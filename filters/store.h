@@ -33,7 +33,7 @@ typedef struct {
     int64_t charged_ns;     /* when `cost` was charged; -1: it was not */
     int64_t remaining;      /* after this decision */
     int64_t reset_ns;       /* until all is there again; -1: never */
-    int64_t retry_after_ns; /* refused: until `cost` fits if nobody else comes; -1: never */
+    int64_t retry_after_ns; /* refused: until `cost` fits if nobody else comes; -1: never; admitted: 0 */
 } weir_store_item_t;
 
 typedef enum { WEIR_STORE_DECIDED, WEIR_STORE_PENDING } weir_store_answer_t;

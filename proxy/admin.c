@@ -346,6 +346,8 @@ static void collect(weir_server_t *server)
     set_gauge(server, WEIR_METRIC_BUILD_INFO, &version, 1);
     set_gauge(server, WEIR_METRIC_CONFIG_LOADED_TIMESTAMP, NULL, (double)server->loaded_wall_ms / 1000);
     set_gauge(server, WEIR_METRIC_LOG_DROPPED, NULL, (double)weir_log_dropped(server->log));
+    set_gauge(server, WEIR_METRIC_STORE_UP, NULL, 1); /* the store is this process */
+    set_gauge(server, WEIR_METRIC_STORE_DEGRADED, NULL, 0);
     show(server, WEIR_METRIC_CONFIG_RELOADS, "ok");
     show(server, WEIR_METRIC_CONFIG_RELOADS, "error");
     collect_named(server);

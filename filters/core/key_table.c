@@ -5,15 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A part of the table, one a shard: rows by open addressing, and a tag for each.
+/* A part of the table, one a shard: open addressing over tags, and a row for each tag, in chunks of one size.
  *
  * A tag is 8 bits of the key's hash, 0 where no row is. A row is at most `reach` places after its home, whether the
- * places between are in use or not: so a search is a memchr over tags, and dropping a row is clearing its tag. Parts
- * are kept 15/16 full and grow by sixteenths: more copying, and less that lies idle. */
+ * places between are in use or not: so a search is a memchr over tags, which stay near, and mostly one row is read;
+ * and dropping a row is clearing its tag. Parts are filled to 15/16 and grow by sixteenths, at least by a chunk: more
+ * copying, and less that lies idle. */
 typedef struct {
     _Alignas(64) uint8_t *tags;
-    unsigned char *rows;
-    uint32_t capacity; /* of both */
+    unsigned char **chunks;
+    uint32_t chunk_count;
+    uint32_t capacity; /* places */
     uint32_t count;    /* rows in use */
     uint32_t reach;
     uint32_t hand; /* the place that reclaim() looks at next */
@@ -24,6 +26,7 @@ struct weir_key_table {
     weir_key_table_rows_t rows;
     weir_key_shard_t *shards;
     size_t row_bytes;
+    unsigned chunk_shift; /* log2 of a chunk's rows */
     _Atomic size_t count, max_keys;
     _Atomic unsigned hand; /* the part that reclaim() goes to next */
 };
@@ -34,10 +37,11 @@ typedef struct {
 } row_t;
 
 enum {
-    GROWTH = 16,        /* a part grows by one of so many, */
-    GROWTH_MIN = 4,     /* and at least so many places */
-    RECLAIM_LOOKS = 16, /* places in the key's own part, and as many in the others */
     MAX_KEYS_BITS = 24,
+    SPARE = 16,             /* one place of so many is not used */
+    CHUNK_BYTES_MAX = 2560, /* 64 rows of a token bucket */
+    RECLAIM_LOOKS = 16,     /* rows in the key's own part, and as many in the others */
+    RECLAIM_PLACES = 64,    /* passed in one part at once */
 };
 
 static const uint32_t nowhere = UINT32_MAX;
@@ -48,12 +52,12 @@ static void *checked(void *memory)
     return memory;
 }
 
-/* Every bit of the key in the upper bits, whichever of them differ. */
+/* Each bit of it depends on every bit of the key, even of keys that differ in few. */
 static uint64_t spread(weir_key_t key)
 {
-    uint64_t mixed = key.low ^ (key.high << 32 | key.high >> 32);
-    mixed = (mixed ^ mixed >> 32) * UINT64_C(0x9e3779b97f4a7c15);
-    return mixed ^ mixed >> 29;
+    unsigned __int128 product =
+        (unsigned __int128)(key.low ^ UINT64_C(0x9e3779b97f4a7c15)) * (key.high ^ UINT64_C(0xbf58476d1ce4e5b9));
+    return (uint64_t)(product >> 64) ^ (uint64_t)product;
 }
 
 static uint32_t home_of(uint64_t hash, uint32_t capacity)
@@ -69,7 +73,8 @@ static uint8_t tag_of(uint64_t hash)
 
 static row_t *row_at(const weir_key_table_t *table, const part_t *part, uint32_t place)
 {
-    return (row_t *)(part->rows + place * table->row_bytes);
+    unsigned char *chunk = part->chunks[place >> table->chunk_shift];
+    return (row_t *)(chunk + (place & ((1U << table->chunk_shift) - 1)) * table->row_bytes);
 }
 
 /* Where `key` is among places first .. end - 1. */
@@ -112,18 +117,28 @@ static uint32_t claim_place(part_t *part, uint64_t hash)
     return place;
 }
 
-static void grow(const weir_key_table_t *table, part_t *part)
+/* Returns how many places there were before. */
+static uint32_t add_chunks(const weir_key_table_t *table, part_t *part)
 {
-    uint32_t before = part->capacity;
-    part->capacity += before / GROWTH + GROWTH_MIN;
-    part->rows = checked(realloc(part->rows, part->capacity * table->row_bytes));
+    uint32_t before = part->capacity, first = part->chunk_count;
+    part->chunk_count += part->chunk_count / SPARE + 1;
+    part->chunks = checked(realloc(part->chunks, part->chunk_count * sizeof(*part->chunks)));
+    for (uint32_t chunk = first; chunk < part->chunk_count; ++chunk)
+        part->chunks[chunk] = checked(malloc(table->row_bytes << table->chunk_shift));
+    part->capacity = part->chunk_count << table->chunk_shift;
     part->tags = checked(realloc(part->tags, part->capacity));
     memset(part->tags + before, 0, part->capacity - before);
+    return before;
+}
+
+static void grow(const weir_key_table_t *table, part_t *part)
+{
+    uint32_t before = add_chunks(table, part);
     part->reach = 0;
-    for (uint32_t from = before; from-- != 0;) { /* homes have moved up */
+    for (uint32_t from = before; from-- != 0;) { /* homes have moved up: begin above */
         if (part->tags[from] == 0)
             continue;
-        row_t *row = row_at(table, part, from);
+        const row_t *row = row_at(table, part, from);
         part->tags[from] = 0;
         uint32_t to = claim_place(part, spread(row->key));
         if (to != from)
@@ -140,15 +155,17 @@ static void drop(weir_key_table_t *table, part_t *part, uint32_t place)
 
 /* Making room */
 
-/* Lets the part's clock hand look at up to *looks places, and drops the first row that is free. */
+/* Lets the part's clock hand look at up to *looks rows, and drops the first that is free. */
 static bool reclaim_in(weir_key_table_t *table, part_t *part, int64_t now_ns, unsigned *looks)
 {
-    for (uint32_t i = 0; i < part->capacity && *looks != 0; ++i) {
+    uint32_t places = part->capacity < RECLAIM_PLACES ? part->capacity : RECLAIM_PLACES;
+    for (uint32_t i = 0; i < places && *looks != 0; ++i) {
         uint32_t place = part->hand < part->capacity ? part->hand : 0;
         part->hand = place + 1;
+        if (part->tags[place] == 0)
+            continue;
         --*looks;
-        if (part->tags[place] != 0 &&
-            table->rows.is_free(row_at(table, part, place)->state, now_ns, table->rows.context)) {
+        if (table->rows.is_free(row_at(table, part, place)->state, now_ns, table->rows.context)) {
             drop(table, part, place);
             return true;
         }
@@ -216,6 +233,14 @@ void weir_key_shards_dispose(weir_key_shard_t shards[WEIR_KEY_SHARDS])
         pthread_mutex_destroy(&shards[s].lock);
 }
 
+static unsigned chunk_shift_of(size_t row_bytes)
+{
+    unsigned shift = 0;
+    while (row_bytes << (shift + 1) <= CHUNK_BYTES_MAX)
+        ++shift;
+    return shift;
+}
+
 weir_key_table_t *weir_key_table_create(weir_key_table_rows_t rows, size_t max_keys, weir_key_shard_t *shards)
 {
     assert(rows.state_bytes % 8 == 0);
@@ -224,6 +249,7 @@ weir_key_table_t *weir_key_table_create(weir_key_table_rows_t rows, size_t max_k
     table->rows = rows;
     table->shards = shards;
     table->row_bytes = sizeof(row_t) + rows.state_bytes;
+    table->chunk_shift = chunk_shift_of(table->row_bytes);
     weir_key_table_resize(table, max_keys);
     return table;
 }
@@ -233,8 +259,10 @@ void weir_key_table_destroy(weir_key_table_t *table)
     if (table == NULL)
         return;
     for (part_t *part = table->parts; part < table->parts + WEIR_KEY_SHARDS; ++part) {
+        for (uint32_t chunk = 0; chunk < part->chunk_count; ++chunk)
+            free(part->chunks[chunk]);
+        free(part->chunks);
         free(part->tags);
-        free(part->rows);
     }
     free(table);
 }
@@ -252,7 +280,7 @@ void *weir_key_table_insert(weir_key_table_t *table, weir_key_t key, int64_t now
     part_t *part = &table->parts[own];
     if (!make_room(table, own, now_ns, held))
         return NULL;
-    if (part->count >= part->capacity - part->capacity / GROWTH)
+    if (part->count >= part->capacity - part->capacity / SPARE)
         grow(table, part);
     row_t *row = row_at(table, part, claim_place(part, spread(key)));
     row->key = key;
@@ -310,6 +338,7 @@ void weir_key_table_each(weir_key_table_t *table, void (*visit)(void *state, int
 uint64_t weir_key_table_bytes(size_t state_bytes, size_t max_keys)
 {
     uint64_t place_bytes = sizeof(row_t) + state_bytes + 1;
-    uint64_t places = max_keys + max_keys / 4 + (uint64_t)WEIR_KEY_SHARDS * GROWTH_MIN; /* parts differ in size */
+    uint64_t chunk_places = (uint64_t)1 << chunk_shift_of(sizeof(row_t) + state_bytes);
+    uint64_t places = max_keys + max_keys / 4 + WEIR_KEY_SHARDS * chunk_places; /* parts differ in size */
     return sizeof(weir_key_table_t) + places * place_bytes;
 }

@@ -83,39 +83,38 @@ void weir_sliding_window_put_back(weir_sliding_window_t *window, weir_sliding_wi
     window->total -= back;
 }
 
-int64_t weir_sliding_window_remaining(const weir_sliding_window_t *window, weir_sliding_window_quota_t quota,
-                                      int64_t now_ns)
+/* Until the newest of what counts is forgotten. */
+static int64_t reset_ns_of(const weir_sliding_window_t *window, int64_t window_ns, int64_t now_ns)
 {
-    int64_t total = counted(window, slot_at(now_ns, quota.window_ns));
-    return total < quota.limit ? quota.limit - total : 0;
-}
-
-int64_t weir_sliding_window_reset_ns(const weir_sliding_window_t *window, weir_sliding_window_quota_t quota,
-                                     int64_t now_ns)
-{
-    if (counted(window, slot_at(now_ns, quota.window_ns)) == 0)
-        return 0;
     uint64_t newest = window->slot;
     while (window->counts[newest % COUNTS] == 0)
         --newest;
-    return forgotten_at(newest, quota.window_ns) - now_ns;
+    return forgotten_at(newest, window_ns) - now_ns;
 }
 
-int64_t weir_sliding_window_retry_after_ns(const weir_sliding_window_t *window, weir_sliding_window_quota_t quota,
-                                           int64_t cost, int64_t now_ns)
+/* Until `over` of what counts since slot `oldest` is forgotten. */
+static int64_t retry_after_ns_of(const weir_sliding_window_t *window, int64_t window_ns, uint64_t oldest, int64_t over,
+                                 int64_t now_ns)
 {
-    if (cost > quota.limit)
-        return -1;
-    uint64_t slot = slot_at(now_ns, quota.window_ns);
+    while ((over -= window->counts[oldest % COUNTS]) > 0)
+        ++oldest;
+    return forgotten_at(oldest, window_ns) - now_ns;
+}
+
+weir_told_t weir_sliding_window_tell(const weir_sliding_window_t *window, weir_sliding_window_quota_t quota,
+                                     int64_t cost, int64_t now_ns)
+{
+    uint64_t slot = slot_at(now_ns, quota.window_ns), runs = slot > window->slot ? slot : window->slot;
     int64_t total = counted(window, slot);
-    if (total <= quota.limit - cost)
-        return 0;
-    uint64_t oldest = oldest_at(slot > window->slot ? slot : window->slot);
-    for (;; ++oldest) {
-        total -= window->counts[oldest % COUNTS];
-        if (total <= quota.limit - cost)
-            return forgotten_at(oldest, quota.window_ns) - now_ns;
-    }
+    weir_told_t told = {.remaining = total < quota.limit ? quota.limit - total : 0};
+    if (total != 0)
+        told.reset_ns = reset_ns_of(window, quota.window_ns, now_ns);
+    if (cost > quota.limit)
+        told.retry_after_ns = -1;
+    else if (total > quota.limit - cost)
+        told.retry_after_ns =
+            retry_after_ns_of(window, quota.window_ns, oldest_at(runs), total - (quota.limit - cost), now_ns);
+    return told;
 }
 
 bool weir_sliding_window_is_empty(const weir_sliding_window_t *window, int64_t window_ns, int64_t now_ns)

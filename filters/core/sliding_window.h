@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "told.h"
 
 enum { WEIR_SLIDING_WINDOW_SLOTS = 60, WEIR_SLIDING_WINDOW_COUNTS = WEIR_SLIDING_WINDOW_SLOTS + 1 };
 
@@ -37,14 +38,8 @@ void weir_sliding_window_take(weir_sliding_window_t *window, weir_sliding_window
 void weir_sliding_window_put_back(weir_sliding_window_t *window, weir_sliding_window_quota_t quota, int64_t cost,
                                   int64_t taken_ns);
 
-int64_t weir_sliding_window_remaining(const weir_sliding_window_t *window, weir_sliding_window_quota_t quota,
-                                      int64_t now_ns);
-/* Until the window is empty. */
-int64_t weir_sliding_window_reset_ns(const weir_sliding_window_t *window, weir_sliding_window_quota_t quota,
-                                     int64_t now_ns);
-/* Until `cost` fits, if nobody else comes, and not 1 ns before; -1: never. */
-int64_t weir_sliding_window_retry_after_ns(const weir_sliding_window_t *window, weir_sliding_window_quota_t quota,
-                                           int64_t cost, int64_t now_ns);
+weir_told_t weir_sliding_window_tell(const weir_sliding_window_t *window, weir_sliding_window_quota_t quota,
+                                     int64_t cost, int64_t now_ns);
 
 bool weir_sliding_window_is_empty(const weir_sliding_window_t *window, int64_t window_ns, int64_t now_ns);
 

@@ -11,6 +11,12 @@ static parts_t parts_of(int64_t tokens)
     return (parts_t)(uint64_t)tokens * WEIR_TOKEN_PARTS;
 }
 
+/* Of at most WEIR_TOKEN_BURST_MAX: WEIR_TOKEN_PARTS is a multiple of 2^16, and the rest fits 64 bits. */
+static int64_t tokens_of(parts_t parts)
+{
+    return (int64_t)((uint64_t)(parts >> 16) / (WEIR_TOKEN_PARTS >> 16));
+}
+
 /* Saturates at the end of time. */
 static int64_t ns_to_fill(parts_t parts, uint64_t parts_per_ns)
 {
@@ -48,27 +54,12 @@ static void set_used(weir_token_bucket_t *bucket, parts_t used, uint64_t parts_p
         bucket->at_ns = now_ns;
 }
 
-static uint64_t parts_of_second_per_ns(int64_t period_ns)
-{
-    switch (period_ns) { /* the periods of a configuration, without a division */
-    case INT64_C(1000000000):
-        return 86400;
-    case INT64_C(60000000000):
-        return 1440;
-    case INT64_C(3600000000000):
-        return 24;
-    case (int64_t)WEIR_TOKEN_PARTS:
-        return 1;
-    default:
-        return 0;
-    }
-}
-
 weir_token_bucket_quota_t weir_token_bucket_quota(int64_t count, int64_t period_ns, int64_t burst)
 {
-    assert(count >= 0 && period_ns > 0 && burst >= 0);
-    uint64_t each = parts_of_second_per_ns(period_ns);
-    parts_t rate = each != 0 ? (parts_t)(uint64_t)count * each : parts_of(count) / (uint64_t)period_ns;
+    assert(burst <= WEIR_TOKEN_BURST_MAX);
+    uint64_t each = WEIR_TOKEN_PARTS / (uint64_t)period_ns; /* without a remainder it spares a division of 128 bits */
+    bool is_exact = each * (uint64_t)period_ns == WEIR_TOKEN_PARTS;
+    parts_t rate = is_exact ? (parts_t)(uint64_t)count * each : parts_of(count) / (uint64_t)period_ns;
     assert(rate < (parts_t)1 << 47);
     return (weir_token_bucket_quota_t){.parts_per_ns = (uint64_t)rate, .burst = burst};
 }
@@ -104,29 +95,19 @@ void weir_token_bucket_put_back(weir_token_bucket_t *bucket, weir_token_bucket_q
     set_used(bucket, used > back ? used - back : 0, quota.parts_per_ns, now_ns);
 }
 
-int64_t weir_token_bucket_remaining(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns)
-{
-    parts_t used = used_at(bucket, quota.parts_per_ns, now_ns), all = parts_of(quota.burst);
-    if (quota.parts_per_ns == 0 || used >= all)
-        return 0;
-    parts_t left = all - used;
-    return left <= UINT64_MAX ? (int64_t)((uint64_t)left / WEIR_TOKEN_PARTS) : (int64_t)(left / WEIR_TOKEN_PARTS);
-}
-
-int64_t weir_token_bucket_reset_ns(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns)
+weir_told_t weir_token_bucket_tell(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
+                                   int64_t now_ns)
 {
     if (quota.parts_per_ns == 0)
-        return -1;
-    return ns_to_fill(used_at(bucket, quota.parts_per_ns, now_ns), quota.parts_per_ns);
-}
-
-int64_t weir_token_bucket_retry_after_ns(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota,
-                                         int64_t cost, int64_t now_ns)
-{
-    if (quota.parts_per_ns == 0 || cost > quota.burst)
-        return -1;
-    parts_t used = used_at(bucket, quota.parts_per_ns, now_ns), room = parts_of(quota.burst - cost);
-    return used > room ? ns_to_fill(used - room, quota.parts_per_ns) : 0;
+        return (weir_told_t){.reset_ns = -1, .retry_after_ns = -1};
+    parts_t used = used_at(bucket, quota.parts_per_ns, now_ns), all = parts_of(quota.burst);
+    weir_told_t told = {.remaining = used < all ? tokens_of(all - used) : 0,
+                        .reset_ns = ns_to_fill(used, quota.parts_per_ns)};
+    if (cost > quota.burst)
+        told.retry_after_ns = -1;
+    else if (used > parts_of(quota.burst - cost))
+        told.retry_after_ns = ns_to_fill(used - parts_of(quota.burst - cost), quota.parts_per_ns);
+    return told;
 }
 
 bool weir_token_bucket_is_full(const weir_token_bucket_t *bucket, int64_t now_ns)

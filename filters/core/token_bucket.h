@@ -14,9 +14,10 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "told.h"
 
-/* ns of a day */
-#define WEIR_TOKEN_PARTS UINT64_C(86400000000000)
+#define WEIR_TOKEN_PARTS UINT64_C(86400000000000) /* ns of a day */
+#define WEIR_TOKEN_BURST_MAX INT64_C(10000000000)
 
 typedef struct {
     int64_t at_ns;
@@ -27,7 +28,7 @@ typedef struct {
 
 typedef struct {
     uint64_t parts_per_ns; /* < 2^47; 0 refuses all */
-    int64_t burst;
+    int64_t burst;         /* <= WEIR_TOKEN_BURST_MAX */
 } weir_token_bucket_quota_t;
 
 /* count <= 1e9 per period_ns, a whole fraction of a day (of another period the rate is rounded down). */
@@ -43,12 +44,8 @@ void weir_token_bucket_take(weir_token_bucket_t *bucket, weir_token_bucket_quota
 void weir_token_bucket_put_back(weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
                                 int64_t taken_ns, int64_t now_ns);
 
-int64_t weir_token_bucket_remaining(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns);
-/* Until the bucket is full; -1: never. */
-int64_t weir_token_bucket_reset_ns(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns);
-/* Until `cost` fits, if nobody else comes, and not 1 ns before; -1: never. */
-int64_t weir_token_bucket_retry_after_ns(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota,
-                                         int64_t cost, int64_t now_ns);
+weir_told_t weir_token_bucket_tell(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
+                                   int64_t now_ns);
 
 /* Whether it is full at the rate of its last charge. */
 bool weir_token_bucket_is_full(const weir_token_bucket_t *bucket, int64_t now_ns);

@@ -11,6 +11,7 @@ Environment: WEIR_BIN (default build/weir), WEIR_WORKERS (default 1), WEIR_DEADL
 import contextlib
 import copy
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -54,6 +55,7 @@ def wait_until(ask, what="the condition", timeout=None, every=0.01):
         time.sleep(every)
 
 
+@functools.cache
 def sanitized():
     """Which sanitizer the binary was built with: 'address', 'thread' or ''."""
     with contextlib.suppress(OSError):
@@ -62,6 +64,11 @@ def sanitized():
             if mark in image:
                 return word
     return ""
+
+
+def rss_kb_allowed(megabytes):
+    """A bound on growth in kB; a sanitizer's shadow and quarantine grow along with what they watch."""
+    return megabytes * 1024 * {"address": 4, "thread": 16, "": 1}[sanitized()]
 
 
 # ---------------------------------------------------------------------------------------------- ports, configuration
@@ -189,15 +196,20 @@ class Weir:
             if not quietly:
                 raise
             code = None
-        reports = [mark for mark in SANITIZER_REPORTS if mark in self.stderr]
-        if reports and not self._sanitizer_ok:
-            raise AssertionError(f"sanitizer report ({', '.join(reports)}):\n{self.stderr[-20000:]}")
-        if died is not None and died != self._expect_exit:
+        if not self._sanitizer_ok and not quietly:
+            self.check_reports()
+        if not quietly and died is not None and died != self._expect_exit:
             raise AssertionError(f"weir died by itself with {died}:\n{self.stderr[-8000:]}")
         if quietly:
             return
         wanted = 0 if self._expect_exit is None else self._expect_exit
         assert code == wanted, f"exit code {code}, not {wanted}:\n{self.stderr[-8000:]}"
+
+    def check_reports(self):
+        """Fails when a sanitizer had anything to say so far."""
+        text = self.stderr
+        at = min((text.find(mark) for mark in SANITIZER_REPORTS if mark in text), default=-1)
+        assert at < 0, f"sanitizer report:\n{text[max(0, at - 500):at + 6000]}"
 
     def stop(self, timeout=None, sig=signal.SIGTERM):
         """Signals, waits, returns the exit code. At the deadline it is killed, and the test fails."""
@@ -431,6 +443,40 @@ class Weir:
 def weir(config, **kw):
     """`with weir(config) as w:`; see Weir."""
     return Weir(config, **kw)
+
+
+class SharedWeir:
+    """One weir for the tests of a file. A test that harms it is the one that fails: the next gets a fresh one.
+
+        @pytest.fixture(scope="module")           @pytest.fixture
+        def shared():                             def w(shared):
+            with SharedWeir(config) as shared:        with shared.borrowed() as w:
+                yield shared                              yield w
+    """
+
+    def __init__(self, config, **kw):
+        self._make, self._weir = lambda: Weir(config, **kw), None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if self._weir is not None:
+            self._weir.__exit__(kind, value, trace)
+
+    @contextlib.contextmanager
+    def borrowed(self):
+        if self._weir is None:
+            self._weir = self._make().start()
+        w = self._weir
+        yield w
+        try:
+            w.check_reports()
+            assert w.alive(), f"weir died with {w.process.poll()}:\n{w.stderr[-4000:]}"
+        except AssertionError:
+            self._weir = None
+            w.__exit__(AssertionError, None, None)
+            raise
 
 
 def run_weir(*args, config=None, env=None, files=None):

@@ -11,8 +11,8 @@ import re
 
 import pytest
 
-from harness import (LAST_CHUNK, BytesSource, Incomplete, Malformed, Upstream, base_config, chunk, connect, exchange,
-                     read_request_head, reply, request, weir)
+from harness import (LAST_CHUNK, BytesSource, Incomplete, Malformed, SharedWeir, Upstream, base_config, chunk, connect,
+                     exchange, read_request_head, request)
 
 COUNT = int(os.environ.get("WEIR_FUZZ_N", "3000"))
 SEED = int(os.environ.get("WEIR_FUZZ_SEED", "1"))
@@ -291,11 +291,16 @@ def check(w, up, data, cuts=()):
 
 
 @pytest.fixture(scope="module")
-def pair():
-    def handler(peer):
-        return reply(200, b"" if peer.request.method == "HEAD" else b"ok")
+def shared():
+    config = {"max_body": MAX_BODY, "timeouts": {"head": "10s", "body": "10s"}}
+    with Upstream() as up, SharedWeir(base_config(up.port, server=config)) as one:
+        yield one, up
 
-    with Upstream(handler) as up, weir(base_config(up.port, server={"max_body": MAX_BODY, "timeouts": {"head": "10s", "body": "10s"}})) as w:
+
+@pytest.fixture
+def pair(shared):
+    one, up = shared
+    with one.borrowed() as w:
         yield w, up
 
 

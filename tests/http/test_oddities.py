@@ -4,18 +4,15 @@ import time
 
 import pytest
 
-from harness import (CLOSE, LAST_CHUNK, Upstream, base_config, chunk, chunked_reply, connect, exchange, get, problem,
-                     reply, request, weir)
+from harness import (CLOSE, LAST_CHUNK, SharedWeir, Upstream, base_config, chunk, chunked_reply, connect, exchange, get, problem,
+                     reply, request)
 
 
 @pytest.fixture(scope="module")
 def shared():
-    """One weir for the whole file; its upstream answers by whatever the test puts into `shared.up.answer`."""
-    with Upstream(lambda peer: peer.upstream.answer(peer)) as up:
-        up.answer = ok
-        with weir(base_config(up.port)) as w:
-            w.up = up
-            yield w
+    """One weir for the whole file; its upstream answers by whatever the test puts into `w.up.answer`."""
+    with Upstream(lambda peer: peer.upstream.answer(peer)) as up, SharedWeir(base_config(up.port)) as one:
+        yield one, up
 
 
 def ok(peer):
@@ -24,11 +21,13 @@ def ok(peer):
 
 @pytest.fixture
 def w(shared):
-    shared.up.clear()
-    shared.up.answer = ok
-    yield shared
-    assert shared.alive(), shared.stderr[-4000:]
-    assert shared.up.errors == [], "the upstream was sent something malformed"
+    one, up = shared
+    up.clear()
+    up.answer = ok
+    with one.borrowed() as w:
+        w.up = up
+        yield w
+    assert up.errors == [], "the upstream was sent something malformed"
 
 
 def answering(w, raw):

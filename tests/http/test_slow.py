@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from harness import (NoResponse, Upstream, base_config, chunk, connect, exchange, get, post, problem, reply,
-                     request, sanitized, wait_until, weir)
+from harness import (NoResponse, SharedWeir, Upstream, base_config, chunk, connect, exchange, get, post, problem, reply,
+                     request, rss_kb_allowed, wait_until)
 
 SHORT_S = 1.0
 SHORT = {"head": "1s", "body": "1s", "idle": "1s", "write": "1s"}
@@ -20,17 +20,18 @@ LATE_S = 15.0               # and well before this
 @pytest.fixture(scope="module")
 def impatient():
     """A weir with timeouts of a second."""
-    with Upstream() as up, weir(base_config(up.port, server={"timeouts": SHORT})) as w:
-        w.up = up
-        yield w
+    with Upstream() as up, SharedWeir(base_config(up.port, server={"timeouts": SHORT})) as one:
+        yield one, up
 
 
 @pytest.fixture
 def w(impatient):
-    impatient.up.clear()
-    yield impatient
-    assert impatient.alive(), impatient.stderr[-4000:]
-    assert impatient.up.errors == []
+    one, up = impatient
+    up.clear()
+    with one.borrowed() as w:
+        w.up = up
+        yield w
+    assert up.errors == []
 
 
 def closed_after(c, start):
@@ -481,7 +482,7 @@ def test_heads_held_at_once_are_bounded_by_max_buffered(start_upstream, start_we
         got = refusals(callers)
         assert 0 < got < 1000
         grown = w.rss_kb() - before
-        assert grown < 16 * 1024 * (4 if sanitized() else 1), f"{grown} kB; the heads are 30 MB"
+        assert grown < rss_kb_allowed(16), f"{grown} kB; the heads are 30 MB"
     w.wait_metric("weir_connections", 0, listener="in")
     assert get(w.port).status == 200
     w.wait_metric("weir_refused_total", lambda n: n >= got, reason="overloaded")
@@ -504,7 +505,7 @@ def test_bodies_held_at_once_are_bounded(start_upstream, start_weir):
     body = bytes(1 << 20)
     with many(w, 500, request("POST", "/x", body=body)) as callers:
         grown = w.rss_kb() - before
-        assert grown < (4 + 12) * 1024 * (4 if sanitized() else 1), f"{grown} kB for 500 uploads"
+        assert grown < rss_kb_allowed(4 + 12), f"{grown} kB for 500 uploads"
         refusals(callers)
         assert get(w.port, "/other").status in (200, 503)
     go.set()

@@ -6,8 +6,7 @@ Classes: cases.md HTTP/1 1 to 12 and 14, libraries.md "Toward callers". Every ca
 
 import pytest
 
-from harness import (LAST_CHUNK, SANITIZER_REPORTS, Upstream, base_config, chunk, connect, exchange, problem, request,
-                     weir)
+from harness import (LAST_CHUNK, SharedWeir, Upstream, base_config, chunk, connect, exchange, problem, request)
 
 MAX_BODY = 64 * 1024
 SMUGGLED = request("GET", "/smuggled")
@@ -35,18 +34,18 @@ class Sut:
 
 
 @pytest.fixture(scope="module")
-def running():
-    with Upstream() as up, weir(base_config(up.port, server={"max_body": MAX_BODY})) as w:
-        yield Sut(w, up)
+def shared():
+    with Upstream() as up, SharedWeir(base_config(up.port, server={"max_body": MAX_BODY})) as one:
+        yield one, up
 
 
 @pytest.fixture
-def sut(running):
-    running.up.clear()
-    yield running
-    assert running.w.alive(), running.w.stderr[-4000:]
-    assert not any(mark in running.w.stderr for mark in SANITIZER_REPORTS), running.w.stderr[-8000:]
-    assert running.up.errors == [], "the upstream was sent something malformed"
+def sut(shared):
+    one, up = shared
+    up.clear()
+    with one.borrowed() as w:
+        yield Sut(w, up)
+    assert up.errors == [], "the upstream was sent something malformed"
 
 
 def refused(sut, raw, status=400, reason="malformed", closes=True):

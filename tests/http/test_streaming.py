@@ -9,10 +9,10 @@ import time
 import pytest
 
 from harness import (CLOSE, LAST_CHUNK, RESET, base_config, chunk, chunked_reply, connect, get,
-                     reply, request, sanitized, wait_until)
+                     reply, request, rss_kb_allowed, sanitized, wait_until)
 
 MB = 1 << 20
-RSS_GROWTH_KB = 12 * 1024 * (4 if sanitized() else 1)   # a sanitizer's shadow and quarantine grow with use
+RSS_GROWTH_KB = rss_kb_allowed(12)
 GONE_S = 1.0 * (4 if sanitized() else 2)                # the contract says 1 s; the rest is for a noisy machine
 LONG = {"body": "60s", "write": "60s", "idle": "60s"}
 

@@ -212,7 +212,7 @@ static const struct {
     {"listeners: {a: {address: 1.1.1.1:1, routes: {}}}\n",
      "2:45: listeners.a.routes: a mapping is not a list; write a list, each entry after a -"},
     {"listeners: {a: {address: 1.1.1.1:1, routes: [x]}}\n",
-     "2:46: listeners.a.routes[0]: 'x' is not a mapping; write its fields, such as {path: /, upstream: agent}"},
+     "2:46: listeners.a.routes[0]: 'x' is not a mapping; write its fields"},
     {"log: {level: {}}\n", "2:14: log.level: a mapping is not a level; write debug, info, warn or error"},
     {"correlation: {header: true}\n", "2:23: correlation.header: 'true' is not a header's name; write it in quotes"},
     /* bounds */
@@ -249,6 +249,8 @@ static const struct {
      "2:34: correlation.also: 'x-a' is correlation.header already; leave it out here"},
     {"tenant: {from: [{header: X-Request-ID}]}\n",
      "2:16: tenant.from: 'X-Request-ID' carries the correlation id already; write another header"},
+    {"correlation: {header: x-tenant-id}\ntenant: {from: []}\n",
+     "3:16: tenant.from: 'X-Tenant-ID' carries the correlation id already; write another header"},
     {"tenant: {from: [{header: A}, {api_key: a}]}\n", "2:30: tenant.from[1]: 'a' is named twice; leave one out"},
     {"limits: {a: {rate: 1/s, key: [tenant, tenant]}}\n",
      "2:39: limits.a.key[1]: 'tenant' is named twice; leave one out"},
@@ -529,7 +531,7 @@ static void check_section(const weir_conf_section_t *section)
         if ((field->min == NULL) != (field->max == NULL))
             fail_msg("%s.%s has one bound", section->name, field->key);
         assert_non_null(field->type->what);
-        assert_non_null(field->type->right);
+        assert_true(field->type->right != NULL || field->type->words != NULL);
     }
 }
 

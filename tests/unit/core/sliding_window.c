@@ -21,6 +21,21 @@ static const quota_t quotas[] = {
 };
 enum { QUOTAS = sizeof(quotas) / sizeof(quotas[0]), ARRIVALS = 90000, LOG = ARRIVALS * 2 };
 
+static int64_t remaining(const weir_sliding_window_t *window, quota_t quota, int64_t now_ns)
+{
+    return weir_sliding_window_tell(window, quota, 0, now_ns).remaining;
+}
+
+static int64_t reset_ns(const weir_sliding_window_t *window, quota_t quota, int64_t now_ns)
+{
+    return weir_sliding_window_tell(window, quota, 0, now_ns).reset_ns;
+}
+
+static int64_t retry_after_ns(const weir_sliding_window_t *window, quota_t quota, int64_t cost, int64_t now_ns)
+{
+    return weir_sliding_window_tell(window, quota, cost, now_ns).retry_after_ns;
+}
+
 /* The oracle: what was admitted, and where the two windows begin in it. Time only grows, so both only move on. */
 typedef struct {
     int64_t at_ns[LOG], cost[LOG];
@@ -50,7 +65,7 @@ static void log_add(log_t *log, int64_t now_ns, int64_t cost)
 
 static int64_t random_gap(seeded_t *seeded, const weir_sliding_window_t *window, quota_t quota, int64_t now_ns)
 {
-    int64_t retry_ns = weir_sliding_window_retry_after_ns(window, quota, 1, now_ns);
+    int64_t retry_ns = retry_after_ns(window, quota, 1, now_ns);
     uint64_t each_ns = (uint64_t)(quota.window_ns / quota.limit) + 1;
     switch (seeded_below(seeded, 7)) {
     case 0:
@@ -89,10 +104,10 @@ static void random_arrivals(seeded_t *seeded, quota_t quota)
         } else {
             assert_true(log->late_sum + cost > quota.limit); /* none without cause */
         }
-        int64_t remaining = weir_sliding_window_remaining(&window, quota, now_ns);
-        assert_in_range(remaining, quota.limit - log->late_sum > 0 ? quota.limit - log->late_sum : 0,
+        int64_t left = remaining(&window, quota, now_ns);
+        assert_in_range(left, quota.limit - log->late_sum > 0 ? quota.limit - log->late_sum : 0,
                         quota.limit - log->exact_sum);
-        assert_int_equal(weir_sliding_window_is_empty(&window, quota.window_ns, now_ns), remaining == quota.limit);
+        assert_int_equal(weir_sliding_window_is_empty(&window, quota.window_ns, now_ns), left == quota.limit);
     }
 }
 
@@ -114,17 +129,17 @@ static void test_retry_and_reset_are_exact(void **state)
         for (int n = 0; n < 20; ++n) {
             now_ns += (int64_t)seeded_below(&seeded, (uint64_t)quota.window_ns / 8 + 2);
             int64_t cost = 1 + (int64_t)seeded_below(&seeded, (uint64_t)quota.limit);
-            int64_t retry_ns = weir_sliding_window_retry_after_ns(&window, quota, cost, now_ns);
+            int64_t retry_ns = retry_after_ns(&window, quota, cost, now_ns);
             assert_int_equal(retry_ns == 0, weir_sliding_window_fits(&window, quota, cost, now_ns));
             assert_true(weir_sliding_window_fits(&window, quota, cost, now_ns + retry_ns));
             assert_true(retry_ns == 0 || !weir_sliding_window_fits(&window, quota, cost, now_ns + retry_ns - 1));
             assert_true((__int128)retry_ns * 60 <= (__int128)quota.window_ns * 61 + 60);
             if (retry_ns == 0)
                 weir_sliding_window_take(&window, quota, cost, now_ns);
-            int64_t reset_ns = weir_sliding_window_reset_ns(&window, quota, now_ns);
-            assert_true(weir_sliding_window_is_empty(&window, quota.window_ns, now_ns + reset_ns));
-            assert_true(reset_ns == 0 ||
-                        !weir_sliding_window_is_empty(&window, quota.window_ns, now_ns + reset_ns - 1));
+            int64_t empty_ns = reset_ns(&window, quota, now_ns);
+            assert_true(weir_sliding_window_is_empty(&window, quota.window_ns, now_ns + empty_ns));
+            assert_true(empty_ns == 0 ||
+                        !weir_sliding_window_is_empty(&window, quota.window_ns, now_ns + empty_ns - 1));
         }
     }
 }
@@ -157,8 +172,8 @@ static void test_table(void **state)
         assert_int_equal(weir_sliding_window_fits(&window, quota, steps[i].cost, steps[i].at_ns), steps[i].fits);
         if (steps[i].fits)
             weir_sliding_window_take(&window, quota, steps[i].cost, steps[i].at_ns);
-        assert_int_equal(weir_sliding_window_remaining(&window, quota, steps[i].at_ns), steps[i].remaining);
-        assert_int_equal(weir_sliding_window_reset_ns(&window, quota, steps[i].at_ns), steps[i].reset_ns);
+        assert_int_equal(remaining(&window, quota, steps[i].at_ns), steps[i].remaining);
+        assert_int_equal(reset_ns(&window, quota, steps[i].at_ns), steps[i].reset_ns);
     }
 }
 
@@ -184,13 +199,13 @@ static void test_extremes(void **state)
     weir_sliding_window_t window = {0};
     quota_t year = {1000000000, 365 * D}, none = {0, S};
     assert_false(weir_sliding_window_fits(&window, none, 1, 0));
-    assert_int_equal(weir_sliding_window_retry_after_ns(&window, none, 1, 0), -1);
-    assert_int_equal(weir_sliding_window_retry_after_ns(&window, year, INT64_MAX, 0), -1);
+    assert_int_equal(retry_after_ns(&window, none, 1, 0), -1);
+    assert_int_equal(retry_after_ns(&window, year, INT64_MAX, 0), -1);
     weir_sliding_window_take(&window, year, 1000000000, INT64_MAX);
     assert_false(weir_sliding_window_fits(&window, year, 1, INT64_MAX));
-    assert_int_equal(weir_sliding_window_reset_ns(&window, year, INT64_MAX), 0); /* there is no later */
+    assert_int_equal(reset_ns(&window, year, INT64_MAX), 0); /* there is no later */
     weir_sliding_window_take(&window, year, INT64_MAX, INT64_MAX); /* does not wrap */
-    assert_int_equal(weir_sliding_window_remaining(&window, year, INT64_MAX), 0);
+    assert_int_equal(remaining(&window, year, INT64_MAX), 0);
     assert_true(weir_sliding_window_is_empty(&(weir_sliding_window_t){0}, S, INT64_MAX));
 }
 
@@ -199,12 +214,12 @@ static void test_another_limit_counts_what_was_admitted(void **state)
     static const quota_t wide = {100, 60 * S}, cut = {50, 60 * S};
     weir_sliding_window_t window = {0};
     weir_sliding_window_take(&window, wide, 30, S);
-    assert_int_equal(weir_sliding_window_remaining(&window, cut, S), 20);
+    assert_int_equal(remaining(&window, cut, S), 20);
     weir_sliding_window_take(&window, wide, 30, 2 * S);
-    assert_int_equal(weir_sliding_window_remaining(&window, cut, 2 * S), 0);
-    assert_int_equal(weir_sliding_window_retry_after_ns(&window, cut, 1, 2 * S), 60 * S);
-    assert_int_equal(weir_sliding_window_remaining(&window, cut, 62 * S), 20);
-    assert_int_equal(weir_sliding_window_remaining(&window, wide, 62 * S), 70);
+    assert_int_equal(remaining(&window, cut, 2 * S), 0);
+    assert_int_equal(retry_after_ns(&window, cut, 1, 2 * S), 60 * S);
+    assert_int_equal(remaining(&window, cut, 62 * S), 20);
+    assert_int_equal(remaining(&window, wide, 62 * S), 70);
 }
 
 /* Refunds at any age: the window is as if the refunded ones had never come. */
@@ -231,8 +246,8 @@ static void test_a_refund_goes_to_its_slot(void **state)
             if (is_back[c])
                 weir_sliding_window_put_back(&window, quota, cost[c], at_ns[c]);
         for (int later = 0; later < 100; ++later) {
-            assert_int_equal(weir_sliding_window_remaining(&window, quota, now_ns),
-                             weir_sliding_window_remaining(&without, quota, now_ns));
+            assert_int_equal(remaining(&window, quota, now_ns),
+                             remaining(&without, quota, now_ns));
             now_ns += quota.window_ns / 70 + 1;
         }
     }

@@ -33,6 +33,22 @@ static weir_token_bucket_quota_t quota_of(rate_t rate)
     return weir_token_bucket_quota(rate.count, rate.period_ns, rate.burst);
 }
 
+static int64_t remaining(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns)
+{
+    return weir_token_bucket_tell(bucket, quota, 0, now_ns).remaining;
+}
+
+static int64_t reset_ns(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns)
+{
+    return weir_token_bucket_tell(bucket, quota, 0, now_ns).reset_ns;
+}
+
+static int64_t retry_after_ns(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
+                              int64_t now_ns)
+{
+    return weir_token_bucket_tell(bucket, quota, cost, now_ns).retry_after_ns;
+}
+
 /* The oracle: what is there, in tokens / period_ns, written down the other way round. */
 typedef struct {
     rate_t rate;
@@ -63,10 +79,10 @@ static void check_told(const weir_token_bucket_t *bucket, const exact_t *exact, 
     weir_token_bucket_quota_t quota = quota_of(exact->rate);
     int64_t now_ns = exact->at_ns;
     wide_t all = (wide_t)exact->rate.burst * exact->rate.period_ns, asked = (wide_t)cost * exact->rate.period_ns;
-    assert_true(weir_token_bucket_remaining(bucket, quota, now_ns) == exact->there / exact->rate.period_ns);
-    assert_true(weir_token_bucket_reset_ns(bucket, quota, now_ns) == up(all - exact->there, exact->rate.count));
+    assert_true(remaining(bucket, quota, now_ns) == exact->there / exact->rate.period_ns);
+    assert_true(reset_ns(bucket, quota, now_ns) == up(all - exact->there, exact->rate.count));
     assert_true(weir_token_bucket_is_full(bucket, now_ns) == (exact->there == all));
-    int64_t retry_ns = weir_token_bucket_retry_after_ns(bucket, quota, cost, now_ns);
+    int64_t retry_ns = retry_after_ns(bucket, quota, cost, now_ns);
     if (cost > exact->rate.burst)
         assert_int_equal(retry_ns, -1);
     else
@@ -76,7 +92,7 @@ static void check_told(const weir_token_bucket_t *bucket, const exact_t *exact, 
 static int64_t random_gap(seeded_t *seeded, const weir_token_bucket_t *bucket, rate_t rate, int64_t now_ns)
 {
     int64_t each_ns = rate.period_ns / rate.count + 1;
-    int64_t retry_ns = weir_token_bucket_retry_after_ns(bucket, quota_of(rate), 1, now_ns);
+    int64_t retry_ns = retry_after_ns(bucket, quota_of(rate), 1, now_ns);
     switch (seeded_below(seeded, 8)) {
     case 0:
     case 1:
@@ -185,9 +201,9 @@ static void run(rate_t rate, const step_t *steps, size_t count)
             weir_token_bucket_take(&bucket, quota, step->cost, step->at_ns);
         if (step->what == BACK)
             weir_token_bucket_put_back(&bucket, quota, step->cost, step->at_ns, step->at_ns);
-        assert_int_equal(weir_token_bucket_remaining(&bucket, quota, step->at_ns), step->remaining);
-        assert_int_equal(weir_token_bucket_reset_ns(&bucket, quota, step->at_ns), step->reset_ns);
-        assert_int_equal(weir_token_bucket_retry_after_ns(&bucket, quota, 1, step->at_ns), step->retry_after_ns);
+        assert_int_equal(remaining(&bucket, quota, step->at_ns), step->remaining);
+        assert_int_equal(reset_ns(&bucket, quota, step->at_ns), step->reset_ns);
+        assert_int_equal(retry_after_ns(&bucket, quota, 1, step->at_ns), step->retry_after_ns);
     }
 }
 
@@ -215,9 +231,9 @@ static void test_a_rate_of_0_refuses_all_and_never_says_when(void **state)
     weir_token_bucket_t bucket = {0};
     assert_false(weir_token_bucket_fits(&bucket, none, 1, 0));
     assert_false(weir_token_bucket_fits(&bucket, none, 0, INT64_MAX));
-    assert_int_equal(weir_token_bucket_remaining(&bucket, none, 0), 0);
-    assert_int_equal(weir_token_bucket_reset_ns(&bucket, none, 0), -1);
-    assert_int_equal(weir_token_bucket_retry_after_ns(&bucket, none, 1, 0), -1);
+    assert_int_equal(remaining(&bucket, none, 0), 0);
+    assert_int_equal(reset_ns(&bucket, none, 0), -1);
+    assert_int_equal(retry_after_ns(&bucket, none, 1, 0), -1);
 }
 
 /* Each token is there at the first ns after i / rate and not before, though the bucket is touched at odd times. */
@@ -253,17 +269,17 @@ static void test_extremes(void **state)
     weir_token_bucket_quota_t slowest = weir_token_bucket_quota(1, D, S), fastest = weir_token_bucket_quota(S, S, S);
     weir_token_bucket_t bucket = {0};
     assert_false(weir_token_bucket_fits(&bucket, slowest, INT64_MAX, 0));
-    assert_int_equal(weir_token_bucket_retry_after_ns(&bucket, slowest, INT64_MAX, 0), -1);
+    assert_int_equal(retry_after_ns(&bucket, slowest, INT64_MAX, 0), -1);
     assert_true(weir_token_bucket_fits(&bucket, slowest, S, 0));
     weir_token_bucket_take(&bucket, slowest, S, 0);
-    assert_int_equal(weir_token_bucket_reset_ns(&bucket, slowest, 0), INT64_MAX); /* 2.7 million years */
-    assert_int_equal(weir_token_bucket_remaining(&bucket, slowest, INT64_MAX), INT64_MAX / D);
+    assert_int_equal(reset_ns(&bucket, slowest, 0), INT64_MAX); /* 2.7 million years */
+    assert_int_equal(remaining(&bucket, slowest, INT64_MAX), INT64_MAX / D);
     assert_true(weir_token_bucket_fits(&bucket, fastest, S, S)); /* huge gap at the greatest rate */
     assert_true(weir_token_bucket_is_full(&(weir_token_bucket_t){0}, INT64_MAX));
     weir_token_bucket_take(&bucket, slowest, INT64_MAX, 0); /* a debt beyond all bounds is kept at the greatest */
     weir_token_bucket_take(&bucket, slowest, INT64_MAX, 0);
     assert_false(weir_token_bucket_fits(&bucket, slowest, 0, INT64_MAX));
-    assert_int_equal(weir_token_bucket_remaining(&bucket, slowest, INT64_MAX), 0);
+    assert_int_equal(remaining(&bucket, slowest, INT64_MAX), 0);
 }
 
 static void test_time_that_stands_still_or_is_late_gives_nothing(void **state)
@@ -275,7 +291,7 @@ static void test_time_that_stands_still_or_is_late_gives_nothing(void **state)
     assert_false(weir_token_bucket_fits(&bucket, quota, 1, 1000));
     assert_false(weir_token_bucket_fits(&bucket, quota, 1, 900));
     weir_token_bucket_take(&bucket, quota, 1, 900);
-    assert_int_equal(weir_token_bucket_retry_after_ns(&bucket, quota, 1, 1000), 2);
+    assert_int_equal(retry_after_ns(&bucket, quota, 1, 1000), 2);
 }
 
 static void test_another_quota_counts_what_was_used(void **state)
@@ -283,15 +299,15 @@ static void test_another_quota_counts_what_was_used(void **state)
     weir_token_bucket_quota_t wide = weir_token_bucket_quota(100, S, 100), cut = weir_token_bucket_quota(10, S, 50);
     weir_token_bucket_t bucket = {0};
     weir_token_bucket_take(&bucket, wide, 30, S);
-    assert_int_equal(weir_token_bucket_remaining(&bucket, cut, S), 20);
+    assert_int_equal(remaining(&bucket, cut, S), 20);
     weir_token_bucket_take(&bucket, wide, 30, S);
-    assert_int_equal(weir_token_bucket_remaining(&bucket, cut, S), 0); /* ten in debt */
-    assert_int_equal(weir_token_bucket_retry_after_ns(&bucket, cut, 1, S), S + S / 10);
-    assert_int_equal(weir_token_bucket_remaining(&bucket, wide, S), 40); /* and back */
+    assert_int_equal(remaining(&bucket, cut, S), 0); /* ten in debt */
+    assert_int_equal(retry_after_ns(&bucket, cut, 1, S), S + S / 10);
+    assert_int_equal(remaining(&bucket, wide, S), 40); /* and back */
     weir_token_bucket_t day = {0}; /* periods do not matter */
     weir_token_bucket_take(&day, weir_token_bucket_quota(999983, D, 999983), 999983, 0);
-    assert_int_equal(weir_token_bucket_remaining(&day, weir_token_bucket_quota(1, S, 1000000), 0), 17);
-    assert_int_equal(weir_token_bucket_remaining(&day, weir_token_bucket_quota(1, M, 1000000), M), 18);
+    assert_int_equal(remaining(&day, weir_token_bucket_quota(1, S, 1000000), 0), 17);
+    assert_int_equal(remaining(&day, weir_token_bucket_quota(1, M, 1000000), M), 18);
 }
 
 static void test_settled_rows_have_the_old_rate_until_then_and_the_new_one_after(void **state)
@@ -300,7 +316,7 @@ static void test_settled_rows_have_the_old_rate_until_then_and_the_new_one_after
     weir_token_bucket_t bucket = {0};
     weir_token_bucket_take(&bucket, fast, 100, 0);
     weir_token_bucket_settle(&bucket, slow.parts_per_ns, 5 * S);
-    assert_int_equal(weir_token_bucket_remaining(&bucket, slow, 8 * S), 53);
+    assert_int_equal(remaining(&bucket, slow, 8 * S), 53);
     assert_false(weir_token_bucket_is_full(&bucket, 55 * S - 1));
     assert_true(weir_token_bucket_is_full(&bucket, 55 * S));
     weir_token_bucket_settle(&bucket, fast.parts_per_ns, 55 * S);
@@ -358,7 +374,7 @@ static void random_refunds(seeded_t *seeded, rate_t rate, bool at_once)
             give_one_back(&history, &bucket, rate, seeded_below(seeded, history.count), now_ns);
         wide_t used = used_without_refunded(&history, rate, now_ns), all = (wide_t)rate.burst * rate.period_ns;
         int64_t exact = used < all ? (int64_t)((all - used) / rate.period_ns) : 0;
-        int64_t told = weir_token_bucket_remaining(&bucket, quota, now_ns);
+        int64_t told = remaining(&bucket, quota, now_ns);
         assert_true(at_once ? told == exact : told <= exact);
     }
 }
