@@ -186,6 +186,8 @@ static void start_phase(weir_call_t *call, phase_t phase, int64_t timeout_ns)
 
 static void use_connection(weir_call_t *call, weir_upconn_t *conn)
 {
+    free(call->addresses);
+    call->addresses = NULL;
     call->conn = conn;
     conn->call = call;
     call->stats.connected_ns = weir_clock_turn_ns;

@@ -97,6 +97,7 @@ static void on_dispose(void *argument)
     int64_t overhead_ns = overhead_of(exchange, duration_ns);
     weir_outcome_t outcome = {.reason = exchange->reason,
                               .status = exchange->answering ? status : 0,
+                              .ran = exchange->stats.attempts != 0,
                               .now_ns = weir_clock_turn_ns};
     weir_chain_done(exchange->snapshot->chain, &exchange->run, &exchange->request, &outcome);
     weir_exchange_count_end(exchange, status, overhead_ns, duration_ns);
