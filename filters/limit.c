@@ -10,8 +10,8 @@
 
 /* One limit of one route. */
 typedef struct {
-    size_t limit;            /* index into conf->limits */
-    size_t same_key;         /* the first entry of the route that counts by the same key */
+    size_t limit;    /* index into conf->limits */
+    size_t same_key; /* the first entry of the route that counts by the same key */
     weir_limit_key_t key;
 } entry_t;
 

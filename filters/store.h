@@ -51,7 +51,8 @@ struct weir_store {
     /* The hash of a key's parts, of this store's own kind. */
     weir_store_key_t (*key)(const weir_store_t *store, const void *parts, size_t len);
     /* count <= WEIR_LIMITS_PER_ROUTE_MAX, each limit once. Returns whether all enforced items were admitted in
-     * *admitted. PENDING: the items are answered by `collect` after the ticket was told, or after timeout_ns at most. */
+     * *admitted. PENDING: the items are answered by `collect` after the ticket was told, or after timeout_ns at most.
+     */
     weir_store_answer_t (*decide)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns,
                                   weir_ticket_t ticket, bool *admitted);
     int64_t timeout_ns; /* 0, and no collect and abandon: never PENDING */

@@ -155,11 +155,28 @@ static h2o_iovec_t configured_body(h2o_req_t *req, const char *body)
     return h2o_strdup(&req->pool, body, SIZE_MAX);
 }
 
+/* What a person reads first: which limit, and whose. */
+static const char *detail_of(weir_exchange_t *exchange, const weir_verdict_t *verdict)
+{
+    static const char before[] = "Limit ", between[] = " is used up for tenant ";
+    weir_str_t tenant = exchange->request.tenant;
+    if (verdict->detail != NULL || verdict->violated_count == 0)
+        return verdict->detail;
+    size_t name_len = strlen(verdict->violated[0]);
+    char *detail = weir_h1_alloc(exchange->req, sizeof(before) + name_len + sizeof(between) + tenant.len), *at = detail;
+    at = mempcpy(at, before, sizeof(before) - 1);
+    at = mempcpy(at, verdict->violated[0], name_len);
+    at = mempcpy(at, between, sizeof(between) - 1);
+    at = mempcpy(at, tenant.base, tenant.len);
+    *at = '\0';
+    return detail;
+}
+
 static h2o_iovec_t problem_body(weir_exchange_t *exchange, const weir_verdict_t *verdict)
 {
     weir_problem_t problem = {.reason = verdict->reason,
                               .status = exchange->req->res.status,
-                              .detail = verdict->detail,
+                              .detail = detail_of(exchange, verdict),
                               .request_id = exchange->request.correlation_id,
                               .violated = verdict->violated,
                               .violated_count = verdict->violated_count};

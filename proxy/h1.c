@@ -1,5 +1,6 @@
 #include "h1.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -383,7 +384,7 @@ static h2o_iovec_t begin_answer(h1_conn_t *conn, bool whole, size_t body_bytes)
     return weir_h1_head_of(req, &(weir_h1_answer_framing_t){.chunked = request->chunked_out,
                                                             .keep_alive = request->keep_alive,
                                                             .no_length = req->res.content_length == SIZE_MAX},
-                           worker->scratch_names, WEIR_SCRATCH_BYTES);
+                           worker->scratch_names, WEIR_NAMES_BYTES);
 }
 
 enum { CHUNK_HEAD_BYTES_MAX = WEIR_NUMBER_BYTES_MAX + 2 };
@@ -608,7 +609,9 @@ static size_t take_head(h1_conn_t *conn, char *bytes, size_t len, bool *begun)
 {
     weir_h1_request_t head;
     *begun = false;
-    switch (weir_h1_parse_request(bytes, len, conn->seen, conf_of(conn)->max_head_bytes, worker_of(conn)->scratch_names, &head)) {
+    uint64_t head_max = conf_of(conn)->max_head_bytes;
+    assert(head_max <= WEIR_NAMES_BYTES);
+    switch (weir_h1_parse_request(bytes, len, conn->seen, head_max, worker_of(conn)->scratch_names, &head)) {
     case WEIR_H1_INCOMPLETE:
         /* From the first byte of a later request on, its own time runs; that of a fresh connection runs already. */
         if (conn->seen == 0 && conn->served)

@@ -59,7 +59,11 @@ typedef struct weir_timer_list {
     struct weir_timer_list *next;
 } weir_timer_list_t;
 
-enum { WEIR_SCRATCH_BYTES = 64 * 1024, WEIR_HEAD_FIELDS_MAX = 160 };
+enum {
+    WEIR_SCRATCH_BYTES = 64 * 1024,
+    WEIR_NAMES_BYTES = 1024 * 1024, /* the largest server.max_head; what is never written to costs nothing */
+    WEIR_HEAD_FIELDS_MAX = 160,
+};
 
 struct weir_worker {
     h2o_context_t ctx; /* first: h2o hands us this */
@@ -81,7 +85,7 @@ struct weir_worker {
     h2o_linklist_t parked;      /* connections to upstreams that wait for their next call (upstream.c) */
     bool draining;              /* answers carry Connection: close, idle connections end */
     char *scratch;              /* WEIR_SCRATCH_BYTES, for one read; nothing keeps a pointer into it over a turn */
-    char *scratch_names;        /* as large: names as they were written, and heads that are sent at once */
+    char *scratch_names;        /* WEIR_NAMES_BYTES: names as they were written, and heads that are sent at once */
     h2o_header_t *head_fields;  /* WEIR_HEAD_FIELDS_MAX: of an answer's head until it is sent */
     h2o_iovec_t *head_names;    /* as many: names of those that are added to it */
     /* worker.c */

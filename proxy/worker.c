@@ -168,7 +168,7 @@ void weir_worker_open(weir_worker_t *worker)
     worker->head_fields = h2o_mem_alloc(sizeof(*worker->head_fields) * WEIR_HEAD_FIELDS_MAX);
     worker->head_names = h2o_mem_alloc(sizeof(*worker->head_names) * WEIR_HEAD_FIELDS_MAX);
     worker->scratch = h2o_mem_alloc(WEIR_SCRATCH_BYTES);
-    worker->scratch_names = h2o_mem_alloc(WEIR_SCRATCH_BYTES);
+    worker->scratch_names = h2o_mem_alloc(WEIR_NAMES_BYTES);
     worker->departures = weir_departures_create(worker);
 }
 

@@ -21,8 +21,8 @@
 
 typedef struct {
     int64_t at_ns;
-    uint64_t used_low;      /* parts of tokens that were missing at at_ns: low 64 bits, */
-    uint64_t used_high : 17; /* and high ones: room for 2^81 / WEIR_TOKEN_PARTS, 28e9 tokens */
+    uint64_t used_low;          /* parts of tokens that were missing at at_ns: low 64 bits, */
+    uint64_t used_high : 17;    /* and high ones: room for 2^81 / WEIR_TOKEN_PARTS, 28e9 tokens */
     uint64_t parts_per_ns : 47; /* of the last charge: since at_ns it fills up as fast */
 } weir_token_bucket_t;
 

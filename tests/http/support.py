@@ -2,6 +2,7 @@
 import contextlib
 import os
 import re
+import signal
 import threading
 import time
 import uuid
@@ -391,6 +392,39 @@ class Load:
             conn.close()
             conn = None
         return conn, False
+
+
+def process_state(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return f.read().rpartition(")")[2].split()[0]
+
+
+@contextlib.contextmanager
+def stopped_with_requests(w, where, count):
+    """Gives connections that the kernel made while weir was stopped, each with a whole request behind it. When the
+    block ends weir runs on, and meets them together with whatever the block has asked of it."""
+    conns = []
+    w.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: process_state(w.pid) == "T", "weir to stop")
+        for n in range(count):
+            conns.append(connect(where))
+            conns[-1].send(request("GET", f"/queued{n}", [("Connection", "close")]))
+        yield conns
+    finally:
+        w.process.send_signal(signal.SIGCONT)
+
+
+def all_answered(conns):
+    """Reads an answer from each connection and closes it; those that have none are a failure of them all."""
+    lost = []
+    for c in conns:
+        try:
+            with c:
+                assert c.read_response("GET").status == 200
+        except AssertionError as e:
+            lost.append(repr(e))
+    assert not lost, f"{len(lost)} of {len(conns)} lost: {lost[:3]}"
 
 
 class Events:

@@ -7,7 +7,7 @@ import pytest
 
 import harness
 from harness import base_config, chunk, connect, get, reply, request, wait_until
-from support import Events, Load, Stream, refuses, status_of
+from support import Events, Load, Stream, all_answered, refuses, status_of, stopped_with_requests
 
 # Longer than any wait of a test: where it ends sooner, it did not end by this.
 LONG = "10m"
@@ -172,6 +172,17 @@ def test_none_is_lost_under_load(start_weir, start_upstream, workers):
         load.wait_ended()
     load.assert_none_failed()
     assert up.complete == load.done, "what went up was answered"
+    assert w.wait_exit() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_waits_when_the_signal_comes_is_answered(start_weir, start_upstream, workers):
+    up = start_upstream()
+    w = start_weir(draining(up, server={"workers": workers}))
+    with stopped_with_requests(w, w.port, 100) as conns:
+        w.signal(signal.SIGTERM)
+    all_answered(conns)
+    assert up.complete == 100
     assert w.wait_exit() == 0
 
 

@@ -1,4 +1,5 @@
 """A configuration that changes under a running weir: what sets it off, what a bad one does, and that none is lost."""
+import copy
 import hashlib
 import re
 import signal
@@ -8,9 +9,9 @@ import time
 import pytest
 
 import harness
-from harness import base_config, connect, free_port, get, reply, request, wait_until
-from support import (Events, Load, MountedWeir, Stream, error_lines, limit_refusal, problem, rate_limit, refuses,
-                     replace_file, routes, status_of)
+from harness import base_config, connect, free_port, get, merge, reply, request, wait_until
+from support import (Events, Load, MountedWeir, Stream, all_answered, error_lines, limit_refusal, problem, rate_limit, refuses,
+                     replace_file, routes, status_of, stopped_with_requests)
 
 TENANT = "X-Tenant-ID"
 
@@ -341,6 +342,23 @@ def test_retiring_an_address_loses_no_queued_connection(start_weir, start_upstre
         assert not any(t.is_alive() for t in threads)
         assert not lost, lost[:5]
         assert refused == len(threads)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_waits_at_an_address_when_it_retires_is_answered(start_weir, start_upstream, workers):
+    """A socket that shares its port resets what is in its queue when it is closed: it must be emptied first."""
+    config = base_config(start_upstream().port, server={"workers": workers})
+    w = start_weir(config)
+    for _ in range(3):
+        port = free_port()
+        w.reload(merge(copy.deepcopy(config), {"listeners": {"move": {"address": f"127.0.0.1:{port}",
+                                                                      "routes": routes(("/", {}))}}}))
+        assert status_of(port) == 200
+        with stopped_with_requests(w, port, 100) as conns:
+            w._write_config(config)
+            w.signal(signal.SIGHUP)
+        all_answered(conns)
+        wait_until(lambda: refuses(port), "the address to be gone")
 
 
 def test_memory_and_descriptors_stay_after_many_reloads(start_weir, start_upstream):

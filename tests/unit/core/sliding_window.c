@@ -16,8 +16,8 @@ typedef weir_sliding_window_quota_t quota_t;
 
 /* Windows that 60 divides and that it does not, down to less than a ns a slot, up to a year. */
 static const quota_t quotas[] = {
-    {10, S},  {1, S},     {100, 60 * S}, {7, 100000000},      {1000, 1000000007}, {50, 3600 * S},
-    {3, 365 * D}, {20, 59}, {5, 1},       {40, 100000000 + 1}, {200, 61},          {1000, D},
+    {10, S},      {1, S},   {100, 60 * S}, {7, 100000000},      {1000, 1000000007}, {50, 3600 * S},
+    {3, 365 * D}, {20, 59}, {5, 1},        {40, 100000000 + 1}, {200, 61},          {1000, D},
 };
 enum { QUOTAS = sizeof(quotas) / sizeof(quotas[0]), ARRIVALS = 90000, LOG = ARRIVALS * 2 };
 
@@ -203,7 +203,7 @@ static void test_extremes(void **state)
     assert_int_equal(retry_after_ns(&window, year, INT64_MAX, 0), -1);
     weir_sliding_window_take(&window, year, 1000000000, INT64_MAX);
     assert_false(weir_sliding_window_fits(&window, year, 1, INT64_MAX));
-    assert_int_equal(reset_ns(&window, year, INT64_MAX), 0); /* there is no later */
+    assert_int_equal(reset_ns(&window, year, INT64_MAX), 0);       /* there is no later */
     weir_sliding_window_take(&window, year, INT64_MAX, INT64_MAX); /* does not wrap */
     assert_int_equal(remaining(&window, year, INT64_MAX), 0);
     assert_true(weir_sliding_window_is_empty(&(weir_sliding_window_t){0}, S, INT64_MAX));
@@ -246,8 +246,7 @@ static void test_a_refund_goes_to_its_slot(void **state)
             if (is_back[c])
                 weir_sliding_window_put_back(&window, quota, cost[c], at_ns[c]);
         for (int later = 0; later < 100; ++later) {
-            assert_int_equal(remaining(&window, quota, now_ns),
-                             remaining(&without, quota, now_ns));
+            assert_int_equal(remaining(&window, quota, now_ns), remaining(&without, quota, now_ns));
             now_ns += quota.window_ns / 70 + 1;
         }
     }

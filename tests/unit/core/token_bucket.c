@@ -22,9 +22,20 @@ typedef struct {
 
 /* Slow, fast, prime, and the ends of what a configuration may say. */
 static const rate_t rates[] = {
-    {50, S, 50},     {1, D, 1},           {999983, D, 999983},         {S, S, S},      {S, S, 1},
-    {600, M, 7},     {10000, H, 1},       {1, S, 1000000},             {7, M, 3},      {S, D, S},
-    {86400, D, 10},  {999999937, H, 997}, {1000000, D, INT64_C(31557)}, {3, S, 2},
+    {50, S, 50},
+    {1, D, 1},
+    {999983, D, 999983},
+    {S, S, S},
+    {S, S, 1},
+    {600, M, 7},
+    {10000, H, 1},
+    {1, S, 1000000},
+    {7, M, 3},
+    {S, D, S},
+    {86400, D, 10},
+    {999999937, H, 997},
+    {1000000, D, INT64_C(31557)},
+    {3, S, 2},
 };
 enum { RATES = sizeof(rates) / sizeof(rates[0]), ARRIVALS = 80000 };
 
@@ -210,11 +221,15 @@ static void run(rate_t rate, const step_t *steps, size_t count)
 static void test_table(void **state)
 {
     static const step_t three_a_second[] = {
-        {0, TAKE, 1, 1, 333333334, 0},           {0, TAKE, 1, 0, 666666667, 333333334},
-        {0, REFUSE, 1, 0, 666666667, 333333334}, {333333333, REFUSE, 1, 0, 333333334, 1},
+        {0, TAKE, 1, 1, 333333334, 0},
+        {0, TAKE, 1, 0, 666666667, 333333334},
+        {0, REFUSE, 1, 0, 666666667, 333333334},
+        {333333333, REFUSE, 1, 0, 333333334, 1},
         {333333334, TAKE, 1, 0, 666666666, 333333333}, /* the third of a ns that was too much is not lost */
-        {666666667, TAKE, 1, 0, 666666667, 333333333}, {666666667, BACK, 1, 1, 333333333, 0},
-        {666666667, TAKE, 1, 0, 666666667, 333333333}, {10 * S, TAKE, 2, 0, 666666667, 333333334},
+        {666666667, TAKE, 1, 0, 666666667, 333333333},
+        {666666667, BACK, 1, 1, 333333333, 0},
+        {666666667, TAKE, 1, 0, 666666667, 333333333},
+        {10 * S, TAKE, 2, 0, 666666667, 333333334},
         {10 * S, REFUSE, INT64_MAX, 0, 666666667, 333333334},
     };
     run((rate_t){3, S, 2}, three_a_second, sizeof(three_a_second) / sizeof(*three_a_second));
@@ -304,7 +319,7 @@ static void test_another_quota_counts_what_was_used(void **state)
     assert_int_equal(remaining(&bucket, cut, S), 0); /* ten in debt */
     assert_int_equal(retry_after_ns(&bucket, cut, 1, S), S + S / 10);
     assert_int_equal(remaining(&bucket, wide, S), 40); /* and back */
-    weir_token_bucket_t day = {0}; /* periods do not matter */
+    weir_token_bucket_t day = {0};                     /* periods do not matter */
     weir_token_bucket_take(&day, weir_token_bucket_quota(999983, D, 999983), 999983, 0);
     assert_int_equal(remaining(&day, weir_token_bucket_quota(1, S, 1000000), 0), 17);
     assert_int_equal(remaining(&day, weir_token_bucket_quota(1, M, 1000000), M), 18);

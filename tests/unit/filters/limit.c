@@ -286,10 +286,10 @@ static void test_tenants_have_quotas_of_their_own(void **state)
         weir_str_t tenant;
         const char *policy;
     } rows[] = {
-        {{"acm", 3}, "\"limit\";q=1"},        {{"acme", 4}, "\"limit\";q=1000000000;w=2000000"},
+        {{"acm", 3}, "\"limit\";q=1"},           {{"acme", 4}, "\"limit\";q=1000000000;w=2000000"},
         {{"acme1", 5}, "\"limit\";q=1;w=86400"}, {{"acme2", 5}, "\"limit\";q=3;w=1"},
-        {{"b", 1}, "\"limit\";q=7;w=86400"},  {{"a", 1}, "\"limit\";q=3;w=1"},
-        {{"c", 1}, "\"limit\";q=3;w=1"},      {{"ac", 2}, "\"limit\";q=3;w=1"},
+        {{"b", 1}, "\"limit\";q=7;w=86400"},     {{"a", 1}, "\"limit\";q=3;w=1"},
+        {{"c", 1}, "\"limit\";q=3;w=1"},         {{"ac", 2}, "\"limit\";q=3;w=1"},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
         asked_t asked;
@@ -407,16 +407,13 @@ static void test_keys_of_all_parts(void **state)
     memset(long_b, 'a', 4999);
     long_b[4999] = 'b';
     const key_row_t rows[] = {
-        {1, "a", "::1", 0, {"b"}},        {1, "a", "::1", 0, {"b"}},
-        {2, "a", "::1", 1, {"b"}},        {3, "b", "::1", 0, {"b"}},
-        {4, "a", "::2", 0, {"b"}},        {5, "a", "::1", 0, {"c"}},
-        {6, "a", "::1", 0, {""}},         {7, "a", "::1", 0, {NULL}},
-        {8, "a", "::1", 0, {"b", "c"}},   {9, "a", "::1", 0, {"c", "b"}},
-        {10, "a", "::1", 0, {"b", "b"}},  {11, "a", "::1", 0, {"b", "c", "d"}},
-        {8, "a", "::1", 0, {"b", "c"}},   {12, "a", "::1", 0, {"", ""}},
-        {13, "ab", "::1", 0, {""}},       {14, "a", "::1", 0, {long_a}},
-        {15, "a", "::1", 0, {long_b}},    {14, "a", "::1", 0, {long_a}},
-        {16, "", "", 0, {""}},            {17, "a", "", 0, {"b::1"}},
+        {1, "a", "::1", 0, {"b"}},      {1, "a", "::1", 0, {"b"}},       {2, "a", "::1", 1, {"b"}},
+        {3, "b", "::1", 0, {"b"}},      {4, "a", "::2", 0, {"b"}},       {5, "a", "::1", 0, {"c"}},
+        {6, "a", "::1", 0, {""}},       {7, "a", "::1", 0, {NULL}},      {8, "a", "::1", 0, {"b", "c"}},
+        {9, "a", "::1", 0, {"c", "b"}}, {10, "a", "::1", 0, {"b", "b"}}, {11, "a", "::1", 0, {"b", "c", "d"}},
+        {8, "a", "::1", 0, {"b", "c"}}, {12, "a", "::1", 0, {"", ""}},   {13, "ab", "::1", 0, {""}},
+        {14, "a", "::1", 0, {long_a}},  {15, "a", "::1", 0, {long_b}},   {14, "a", "::1", 0, {long_a}},
+        {16, "", "", 0, {""}},          {17, "a", "", 0, {"b::1"}},
     };
     check_keys(parts, 4, rows, sizeof(rows) / sizeof(*rows));
 }
@@ -424,8 +421,9 @@ static void test_keys_of_all_parts(void **state)
 static void test_parts_do_not_run_into_each_other(void **state)
 {
     static const weir_conf_key_part_t parts[] = {{WEIR_KEY_TENANT, NULL}, {WEIR_KEY_CLIENT_IP, NULL}};
-    static const key_row_t rows[] = {{1, "a", "b:c", 0, {NULL}}, {2, "a:b", "c", 0, {NULL}}, {3, "a:b:", "c", 0, {NULL}},
-                                     {4, "ab", "c", 0, {NULL}},  {5, "a", "bc", 0, {NULL}},  {1, "a", "b:c", 1, {"z"}}};
+    static const key_row_t rows[] = {{1, "a", "b:c", 0, {NULL}},  {2, "a:b", "c", 0, {NULL}},
+                                     {3, "a:b:", "c", 0, {NULL}}, {4, "ab", "c", 0, {NULL}},
+                                     {5, "a", "bc", 0, {NULL}},   {1, "a", "b:c", 1, {"z"}}};
     check_keys(parts, 2, rows, 6);
 }
 
@@ -446,7 +444,7 @@ static void test_dropped_identity_is_absent(void **state)
     static const struct {
         bool ignored, passes;
         const char *key, *tenant;
-    } rows[] = {{true, true, "k1", "t1"}, {true, false, "k1", "t2"},  {true, true, "k2", "t2"},
+    } rows[] = {{true, true, "k1", "t1"},  {true, false, "k1", "t2"}, {true, true, "k2", "t2"},
                 {true, false, "k3", "t3"}, {false, true, "k3", "t3"}, {false, true, "k4", "t4"}};
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
         asked_t asked;
@@ -488,12 +486,18 @@ static void test_what_is_refunded(void **state)
         weir_reason_t reason;
         bool ran, back;
     } rows[] = {
-        {WEIR_REASON_NONE, true, false},         {WEIR_REASON_NONE, false, false},
-        {WEIR_REASON_LIMIT, false, true},        {WEIR_REASON_OVERLOADED, false, true},
-        {WEIR_REASON_DRAINING, false, true},     {WEIR_REASON_OVERLOADED, true, false},
-        {WEIR_REASON_CLIENT_GONE, false, false}, {WEIR_REASON_CLIENT_GONE, true, false},
-        {WEIR_REASON_TIMEOUT_CLIENT, false, false}, {WEIR_REASON_BODY_TOO_LARGE, false, false},
-        {WEIR_REASON_CONNECT_FAILED, true, false}, {WEIR_REASON_RESET, true, false},
+        {WEIR_REASON_NONE, true, false},
+        {WEIR_REASON_NONE, false, false},
+        {WEIR_REASON_LIMIT, false, true},
+        {WEIR_REASON_OVERLOADED, false, true},
+        {WEIR_REASON_DRAINING, false, true},
+        {WEIR_REASON_OVERLOADED, true, false},
+        {WEIR_REASON_CLIENT_GONE, false, false},
+        {WEIR_REASON_CLIENT_GONE, true, false},
+        {WEIR_REASON_TIMEOUT_CLIENT, false, false},
+        {WEIR_REASON_BODY_TOO_LARGE, false, false},
+        {WEIR_REASON_CONNECT_FAILED, true, false},
+        {WEIR_REASON_RESET, true, false},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
         set_up(state);

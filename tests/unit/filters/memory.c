@@ -61,8 +61,8 @@ static bool ask(weir_store_t *store, weir_store_limit_t *limit, const weir_conf_
     return decide(store, &one, 1, now_ns);
 }
 
-static int64_t remaining(weir_store_t *store, weir_store_limit_t *limit, const weir_conf_limit_t *conf,
-                         uint64_t number, int64_t now_ns)
+static int64_t remaining(weir_store_t *store, weir_store_limit_t *limit, const weir_conf_limit_t *conf, uint64_t number,
+                         int64_t now_ns)
 {
     weir_store_item_t probe = item(limit, conf, key(store, number));
     probe.cost = INT64_MAX; /* never fits: changes nothing */
@@ -339,8 +339,8 @@ static void test_a_smaller_table_keeps_debts(void **state)
 static void test_another_kind_of_limit_has_a_state_of_its_own(void **state)
 {
     static const weir_conf_key_part_t by_ip = {.kind = WEIR_KEY_CLIENT_IP};
-    static const weir_conf_key_part_t by_header[] = {{WEIR_KEY_HEADER, "X-User"}, {WEIR_KEY_HEADER, "x-user"},
-                                                     {WEIR_KEY_HEADER, "X-Other"}};
+    static const weir_conf_key_part_t by_header[] = {
+        {WEIR_KEY_HEADER, "X-User"}, {WEIR_KEY_HEADER, "x-user"}, {WEIR_KEY_HEADER, "X-Other"}};
     weir_store_t *store = weir_memory_store_create(secret);
     weir_conf_limit_t confs[] = {bucket("limit", 1, D, 2), window("limit", 2, 60 * S), window("limit", 2, 61 * S),
                                  bucket("limit", 1, D, 2), bucket("other", 1, D, 2),   bucket("limit", 1, D, 2),
