@@ -300,9 +300,8 @@ static weir_key_t table_key(const weir_store_item_t *item)
 static uint64_t shards_of(const weir_store_item_t *items, size_t count)
 {
     uint64_t shards = 0;
-    for (size_t i = 0; i < count; ++i) {
+    for (size_t i = 0; i < count; ++i)
         shards |= (uint64_t)1 << weir_key_shard(table_key(&items[i]));
-    }
     return shards;
 }
 

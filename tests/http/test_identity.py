@@ -4,22 +4,46 @@ import time
 
 import pytest
 
-from harness import base_config, connect, exchange, free_port, get, reply, request, wait_until
+from harness import base_config, connect, exchange, free_port, get, reply, request, wait_until, weir
 from support import TRACEPARENT, Caller, in_parallel, problem, routes, uuid7_ms
 
 ID, ALSO, TENANT = "X-Correlation-ID", "X-Request-ID", "X-Tenant-ID"
 KEY, KEY2 = "canary-key-acme-71", "canary-key-globex-72"
 SHA, SHA2 = (hashlib.sha256(k.encode()).hexdigest() for k in (KEY, KEY2))
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+KEYED = {"from": [{"api_key": "Authorization"}, {"api_key": "x-api-key"}], "api_keys": {SHA: "acme", SHA2: "globex"}}
 UNTRUSTED = {"trusted": ["10.0.0.0/8"]}
+
+
+@pytest.fixture(scope="module")
+def plain(shared_upstream):
+    """A weir with nothing set, and its upstream, for all the tests that only ask."""
+    with weir(base_config(shared_upstream.port)) as w:
+        yield w, shared_upstream
+
+
+@pytest.fixture(scope="module")
+def keyed(shared_upstream):
+    with weir(base_config(shared_upstream.port, tenant=KEYED)) as w:
+        yield w, shared_upstream
 
 
 def call(w, up, headers=(), target="/"):
     """One GET: the answer, and the request as the upstream got it."""
-    up.clear()
+    before = len(up.requests)
     r = get(w.port, target, headers)
-    assert r.status == 200, r
-    return r, up.requests[0]
+    assert r.status == 200 and len(up.requests) == before + 1, r
+    return r, up.requests[-1]
+
+
+def refused(w, up, headers, status, reason):
+    before = up.heads
+    problem(get(w.port, "/", headers), status, reason)
+    assert up.heads == before
+
+
+def logged(w, r):
+    return w.wait_log(correlation_id=r.header(ID))
 
 
 def one_named(r, seen, names=(ID, ALSO)):
@@ -33,18 +57,16 @@ def one_named(r, seen, names=(ID, ALSO)):
 
 
 @pytest.mark.parametrize("given", ["a", "0", "a" * 128, "AZaz09._:/+=@-", "urn:uuid/1+2=3@x.y_z-"])
-def test_a_valid_id_is_kept(start_weir, start_upstream, given):
-    up = start_upstream()
-    w = start_weir(base_config(up.port))
+def test_a_valid_id_is_kept(plain, given):
+    w, up = plain
     assert one_named(*call(w, up, [(ID, given)])) == given
-    assert w.wait_log(status=200)["correlation_id"] == given
+    assert w.wait_log(correlation_id=given)
 
 
 @pytest.mark.parametrize("given", ["", "a" * 129, "a" * 10_000, "a b", "a%0d%0aX-Evil: 1", "a\x80b", "a\"b", "a,b",
                                    "<b>", "a\tb", "{id}", "a;b", "a\\b", "a~b", "\u00e9"])
-def test_an_invalid_id_is_replaced(start_weir, start_upstream, given):
-    up = start_upstream()
-    w = start_weir(base_config(up.port))
+def test_an_invalid_id_is_replaced(plain, given):
+    w, up = plain
     uuid7_ms(one_named(*call(w, up, [(ID, given)])))
 
 
@@ -65,9 +87,8 @@ def test_the_first_valid_name_wins(start_weir, start_upstream):
 
 @pytest.mark.parametrize("headers", [[], [(ID, "a"), (ID, "a")], [(ID, "a"), (ID, "b"), (ALSO, "")],
                                      [("X-Other", "a")]])
-def test_without_a_valid_name_there_is_a_new_one(start_weir, start_upstream, headers):
-    up = start_upstream()
-    w = start_weir(base_config(up.port))
+def test_without_a_valid_name_there_is_a_new_one(plain, headers):
+    w, up = plain
     uuid7_ms(one_named(*call(w, up, headers)))
 
 
@@ -164,18 +185,16 @@ def test_forward_says_what_goes_up(start_weir, start_upstream, forward):
     TRACE, TRACE[:-2] + "00", TRACE[:-2] + "ff", "00-" + "a" * 32 + "-" + "b" * 16 + "-01",
     "cc" + TRACE[2:], "cc" + TRACE[2:] + "-what-the-future-will-be-like", "01" + TRACE[2:] + "-",
 ])
-def test_a_valid_traceparent_is_passed_on(start_weir, start_upstream, given):
+def test_a_valid_traceparent_is_passed_on(plain, given):
     """Versions to come are read as far as version 00 goes, and passed on as they are (Trace Context, 3.2.4)."""
-    up = start_upstream()
     state = "rojo=00f067aa0ba902b7,congo=t61"
-    _, seen = call(start_weir(base_config(up.port)), up, [("traceparent", given), ("tracestate", state)])
+    _, seen = call(*plain, [("traceparent", given), ("tracestate", state)])
     assert seen.headers.all("traceparent") == [given]
     assert seen.headers.all("tracestate") == [state]
 
 
-def test_several_tracestates_stay_in_order(start_weir, start_upstream):
-    up = start_upstream()
-    _, seen = call(start_weir(base_config(up.port)), up, [("traceparent", TRACE), ("tracestate", "a=1"),
+def test_several_tracestates_stay_in_order(plain):
+    _, seen = call(*plain, [("traceparent", TRACE), ("tracestate", "a=1"),
                                                           ("tracestate", "b=2")])
     assert ",".join(seen.headers.all("tracestate")).replace(" ", "") == "a=1,b=2"
 
@@ -186,17 +205,15 @@ def test_several_tracestates_stay_in_order(start_weir, start_upstream):
     TRACE[:-2] + "0x",
     f"00-{'a' * 31}-{'b' * 16}-01", "cc" + TRACE[2:] + "x", TRACE + "," + TRACE,
 ])
-def test_a_malformed_traceparent_is_replaced(start_weir, start_upstream, given):
-    up = start_upstream()
-    _, seen = call(start_weir(base_config(up.port)), up, [("traceparent", given), ("tracestate", "a=1")])
+def test_a_malformed_traceparent_is_replaced(plain, given):
+    _, seen = call(*plain, [("traceparent", given), ("tracestate", "a=1")])
     assert TRACEPARENT.fullmatch(seen.header("traceparent")), seen
     assert seen.header("traceparent")[3:35] != TRACE[3:35]
     assert "tracestate" not in seen.headers
 
 
-def test_traceparent_twice_is_replaced(start_weir, start_upstream):
-    up = start_upstream()
-    _, seen = call(start_weir(base_config(up.port)), up, [("traceparent", TRACE), ("traceparent", TRACE),
+def test_traceparent_twice_is_replaced(plain):
+    _, seen = call(*plain, [("traceparent", TRACE), ("traceparent", TRACE),
                                                           ("tracestate", "a=1")])
     assert TRACEPARENT.fullmatch(seen.header("traceparent")) and seen.header("traceparent") != TRACE
     assert "tracestate" not in seen.headers
@@ -215,11 +232,9 @@ def test_without_a_traceparent_there_is_a_new_one_each_time(start_weir, start_up
     assert len(found) == 6
 
 
-def test_the_log_has_the_callers_trace(start_weir, start_upstream):
-    up = start_upstream()
-    w = start_weir(base_config(up.port))
-    call(w, up, [("traceparent", TRACE)])
-    assert w.wait_log(status=200)["trace_id"] == TRACE[3:35]
+def test_the_log_has_the_callers_trace(plain):
+    r, _ = call(*plain, [("traceparent", TRACE)])
+    assert logged(plain[0], r)["trace_id"] == TRACE[3:35]
 
 
 def test_traceparent_false_makes_none(start_weir, start_upstream):
@@ -294,12 +309,10 @@ def test_an_untrusted_peers_tenant_is_a_missing_one(start_weir, start_upstream):
 
 
 @pytest.mark.parametrize("name", ["a", "acme", "A.b_c:d@e/f-9", "x" * 128, "refuse"])
-def test_a_tenant_by_header(start_weir, start_upstream, name):
-    up = start_upstream()
-    w = start_weir(base_config(up.port))
-    _, seen = call(w, up, [(TENANT, name)])
+def test_a_tenant_by_header(plain, name):
+    r, seen = call(*plain, [(TENANT, name)])
     assert seen.header(TENANT) == name
-    assert w.wait_log(status=200)["tenant"] == name
+    assert logged(plain[0], r)["tenant"] == name
 
 
 @pytest.mark.parametrize("headers", [
@@ -307,11 +320,8 @@ def test_a_tenant_by_header(start_weir, start_upstream, name):
     [(TENANT, "a+b")], [(TENANT, "a=b")], [(TENANT, "%61")], [(TENANT, "a"), (TENANT, "a")],
     [(TENANT, "a"), ("x-tenant-id", "b")],
 ])
-def test_a_bad_tenant_is_refused(start_weir, start_upstream, headers):
-    up = start_upstream()
-    w = start_weir(base_config(up.port))
-    problem(get(w.port, "/", headers), 400, "tenant_invalid")
-    assert up.heads == 0
+def test_a_bad_tenant_is_refused(plain, headers):
+    refused(*plain, headers, 400, "tenant_invalid")
 
 
 @pytest.mark.parametrize("default", ["anonymous", "house"])
@@ -343,42 +353,35 @@ def test_the_first_source_present_wins(start_weir, start_upstream):
     problem(get(w.port, "/", [("X-Org", ""), ("X-Team", "t")]), 400, "tenant_invalid")
 
 
-KEYED = {"from": [{"api_key": "Authorization"}, {"api_key": "x-api-key"}], "api_keys": {SHA: "acme", SHA2: "globex"}}
-
 
 @pytest.mark.parametrize("name,value,tenant", [
     ("Authorization", f"Bearer {KEY}", "acme"), ("authorization", f"bearer {KEY}", "acme"),
     ("x-api-key", KEY2, "globex"),
     ("X-API-Key", KEY, "acme"),
 ])
-def test_a_tenant_by_key(start_weir, start_upstream, name, value, tenant):
-    up = start_upstream()
-    w = start_weir(base_config(up.port, tenant=KEYED))
-    _, seen = call(w, up, [(name, value)])
+def test_a_tenant_by_key(keyed, name, value, tenant):
+    r, seen = call(*keyed, [(name, value)])
     assert seen.headers.all(TENANT) == [tenant]
     assert name not in seen.headers, "the credential that named the tenant stays here"
     assert KEY not in repr(seen) and KEY2 not in repr(seen)
-    assert w.wait_log(status=200)["tenant"] == tenant
+    assert logged(keyed[0], r)["tenant"] == tenant
 
 
 @pytest.mark.parametrize("name,value", [("Authorization", "Bearer nobodys"), ("x-api-key", "nobodys"),
                                         ("x-api-key", SHA),
                                         ("x-api-key", KEY + "x"), ("x-api-key", KEY[:-1]),
                                         ("Authorization", f"Bearer {SHA}")])
-def test_an_unknown_key(start_weir, start_upstream, name, value):
-    up = start_upstream()
-    w = start_weir(base_config(up.port, tenant=KEYED))
-    problem(get(w.port, "/", [(name, value)]), 401, "api_key_unknown")
-    assert up.heads == 0
+def test_an_unknown_key(keyed, name, value):
+    refused(*keyed, [(name, value)], 401, "api_key_unknown")
 
 
 @pytest.mark.parametrize("headers", [[("Authorization", f"Bearer {KEY}"), ("Authorization", f"Bearer {KEY}")],
                                      [("x-api-key", KEY), ("x-api-key", KEY2)]])
-def test_a_key_twice_names_nobody(start_weir, start_upstream, headers):
-    up = start_upstream()
-    w = start_weir(base_config(up.port, tenant=KEYED))
+def test_a_key_twice_names_nobody(keyed, headers):
+    w, up = keyed
+    before = up.heads
     assert get(w.port, "/", headers).status in (400, 401)
-    assert up.heads == 0
+    assert up.heads == before
 
 
 def test_a_key_is_believed_from_any_peer(start_weir, start_upstream):
@@ -397,10 +400,9 @@ def test_a_credential_that_named_nobody_is_passed_on(start_weir, start_upstream)
     assert seen.header("x-api-key") == KEY and seen.header("Authorization") == "Bearer upstreams-own"
 
 
-def test_a_callers_field_of_that_name_is_dropped(start_weir, start_upstream):
+def test_a_callers_field_of_that_name_is_dropped(keyed):
     """With keys alone the tenant goes up under X-Tenant-ID: a caller must not fill that in herself."""
-    up = start_upstream()
-    w = start_weir(base_config(up.port, tenant=KEYED))
+    w, up = keyed
     assert call(w, up, [("x-api-key", KEY), (TENANT, "evil"),
                         ("x-tenant-id", "evil2")])[1].headers.all(TENANT) == ["acme"]
     assert call(w, up, [(TENANT, "evil")])[1].headers.all(TENANT) == []
@@ -460,9 +462,7 @@ def test_a_trailer_is_never_a_tenant(start_weir, start_upstream):
     assert w.wait_log(status=200)["tenant"] == "anonymous"
 
 
-def test_names_are_the_same_in_any_case(start_weir, start_upstream):
-    up = start_upstream()
-    w = start_weir(base_config(up.port))
-    r, seen = call(w, up, [("x-CORRELATION-id", "mine"), ("x-TENANT-id", "acme"), ("TraceParent", TRACE)])
+def test_names_are_the_same_in_any_case(plain):
+    r, seen = call(*plain, [("x-CORRELATION-id", "mine"), ("x-TENANT-id", "acme"), ("TraceParent", TRACE)])
     assert r.header(ID) == "mine"
     assert (seen.header(ID), seen.header(TENANT), seen.header("traceparent")) == ("mine", "acme", TRACE)

@@ -10,7 +10,8 @@ import pytest
 
 import harness
 from harness import base_config, connect, free_port, get, merge, reply, request, wait_until
-from support import (Events, Load, MountedWeir, Stream, all_answered, error_lines, limit_refusal, problem, rate_limit, refuses,
+from support import (Events, Load, MountedWeir, Stream, all_answered, error_lines, limit_refusal, problem, rate_limit,
+                     refuses,
                      replace_file, routes, status_of, stopped_with_requests)
 
 TENANT = "X-Tenant-ID"

@@ -427,6 +427,22 @@ static void test_parts_do_not_run_into_each_other(void **state)
     check_keys(parts, 2, rows, 6);
 }
 
+static void test_an_absent_header_leaves_no_room_for_the_next_one(void **state)
+{
+    static const weir_conf_key_part_t parts[] = {{WEIR_KEY_HEADER, "X-A"}, {WEIR_KEY_HEADER, "X-B"}};
+    set_key(add_bucket("limit", 1, D, 1), parts, 2);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    for (int i = 0; i < 4; ++i) {
+        asked_t asked;
+        prepare(&asked, STR("acme"), 0);
+        add_field(&asked, i % 2 ? STR("x-a") : STR("x-b"), STR("v"));
+        assert_int_equal(admit(filter, &asked).kind, i < 2 ? WEIR_PASS : WEIR_ANSWER);
+        done(filter, &asked, WEIR_REASON_NONE, true);
+    }
+    stop(store, filter);
+}
+
 static void test_no_parts_is_one_key_for_all(void **state)
 {
     static const key_row_t rows[] = {{1, "a", "b", 0, {NULL}}, {1, "c", "d", 1, {"x"}}};
@@ -663,6 +679,7 @@ int main(void)
         cmocka_unit_test_setup(test_a_limit_that_is_named_twice_counts_once, set_up),
         cmocka_unit_test_setup(test_keys_of_all_parts, set_up),
         cmocka_unit_test_setup(test_parts_do_not_run_into_each_other, set_up),
+        cmocka_unit_test_setup(test_an_absent_header_leaves_no_room_for_the_next_one, set_up),
         cmocka_unit_test_setup(test_no_parts_is_one_key_for_all, set_up),
         cmocka_unit_test_setup(test_dropped_identity_is_absent, set_up),
         cmocka_unit_test_setup(test_a_route_is_the_same_after_a_reload_that_moved_it, set_up),
