@@ -109,8 +109,7 @@ class Oracle:
             if not authority:
                 raise Malformed("no authority")
             target = origin_form(req.target)
-        self._doubt(req.version == "1.1" and not re.fullmatch(r"[A-Za-z0-9.\-]+(:[0-9]{1,4})?", host))
-        self._doubt(req.version == "1.0" and not re.fullmatch(r"[A-Za-z0-9.\-]*", host))
+        self._doubt("host" in req.headers and not re.fullmatch(r"[A-Za-z0-9.\-]+(:[0-9]{1,4})?", host))
         path, _, query = target.partition("?")
         if not path.startswith("/") or "#" in target or "\\" in path or re.search("%(?![0-9A-Fa-f]{2})|%00", path):
             raise Malformed("target")

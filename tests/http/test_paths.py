@@ -195,8 +195,7 @@ def test_all_spellings_together_stay_inside_one_limit(start_weir, start_upstream
     assert up.heads == 7
 
 
-LOOKALIKES = ["/v1x", "/v1%78", "/v1%3fchat", "/v1%3bchat/..x", "/%2576%31/chat", "/v1chat",
-                                    "/v%3131"]
+LOOKALIKES = ["/v1x", "/v1%78", "/v1%3fchat", "/v1%3bchat/..x", "/%2576%31/chat", "/v1chat", "/v%3131"]
 
 
 def test_what_only_looks_like_it_is_another_path(start_weir, start_upstream):
