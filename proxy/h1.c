@@ -783,9 +783,11 @@ static void remember_peer(h1_conn_t *conn)
         conn->peer.port = ((struct sockaddr_in *)sa)->sin_port;
         memcpy(conn->peer.address, &((struct sockaddr_in *)sa)->sin_addr, 4);
     } else if (sa->sa_family == AF_INET6) {
-        conn->peer.family = AF_INET6;
+        const struct in6_addr *ip = &((struct sockaddr_in6 *)sa)->sin6_addr;
+        bool is_mapped = IN6_IS_ADDR_V4MAPPED(ip); /* IPv4 on a socket for both */
+        conn->peer.family = is_mapped ? AF_INET : AF_INET6;
         conn->peer.port = ((struct sockaddr_in6 *)sa)->sin6_port;
-        memcpy(conn->peer.address, &((struct sockaddr_in6 *)sa)->sin6_addr, 16);
+        memcpy(conn->peer.address, ip->s6_addr + (is_mapped ? 12 : 0), is_mapped ? 4 : 16);
     }
 }
 
