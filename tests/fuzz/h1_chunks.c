@@ -54,7 +54,8 @@ static size_t line_end(const uint8_t *data, size_t size, size_t at)
     return size - at >= 2 && data[at] == '\r' && data[at + 1] == '\n' ? at + 2 : 0;
 }
 
-/* A chunk's size; -1 if its line does not begin with 1 to 15 hex digits and then `;` or the CR. */
+/* A chunk's size; -1 if its line does not begin with 1 to 15 hex digits and then the CR or, perhaps behind white space,
+ * a `;`. */
 static int64_t chunk_size(const uint8_t *line)
 {
     size_t digits = 0;
@@ -65,7 +66,11 @@ static int64_t chunk_size(const uint8_t *line)
             break;
         value = digits < 15 ? value * 16 + (digit - "0123456789abcdef0123456789ABCDEF") % 16 : 0;
     }
-    return digits >= 1 && digits <= 15 && (line[digits] == ';' || line[digits] == '\r') ? value : -1;
+    size_t after = digits;
+    while (line[after] == ' ' || line[after] == '\t')
+        ++after;
+    bool is_ended = line[after] == ';' || line[digits] == '\r';
+    return digits >= 1 && digits <= 15 && is_ended ? value : -1;
 }
 
 static bool is_field(const uint8_t *line)

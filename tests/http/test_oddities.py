@@ -570,32 +570,6 @@ def test_metrics_paths_on_a_data_listener_are_ordinary_paths(w):
         assert seen(w, request("GET", path)).target == path
 
 
-@pytest.mark.xfail(strict=True, reason="not built yet: upgrades are in the contract, but not in issue 2")
-@pytest.mark.parametrize("early_bytes", [b"", b"early frames"], ids=["", "with early bytes"])
-def test_a_websocket_passes_both_ways(start_upstream, start_weir, early_bytes):
-    def echo(peer):
-        if peer.request.header("Upgrade") != "websocket" or "upgrade" not in peer.request.header("Connection", "").lower():
-            return reply(426, b"no upgrade was asked for")
-        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nwelcome")
-        while True:
-            if not peer.src.buf:
-                peer.src.fill()
-            peer.send(peer.src.take(len(peer.src.buf)))
-
-    up = start_upstream(echo)
-    w = start_weir(base_config(up.port))
-    with connect(w.port) as c:
-        c.send(request("GET", "/ws", [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "x"),
-                                      ("Sec-WebSocket-Version", "13")]) + early_bytes)
-        r = c.read_head()
-        assert r.status == 101 and r.header("Upgrade") == "websocket" and r.header("Sec-WebSocket-Accept") == "x", r
-        c.recv_until(b"welcome" + early_bytes)
-        for i in range(20):
-            c.send(b"\x81\x05%05d" % i)
-            c.recv_until(b"%05d" % i)
-    up.wait_gone(1)
-
-
 def test_a_refused_upgrade_is_an_ordinary_answer(w):
     answering(w, reply(426, b"no"))
     with connect(w.port) as c:
