@@ -267,7 +267,7 @@ def measure_connections(proxy, count=1000):
             for s in sockets:
                 s.sendall(request("burst"))
             read_some(sockets, whole_answer)
-            after.append((settled_pss_kb(proxy.pids) - base) / count)
+            after.append((settled_pss_kb(proxy.pids, 2.2) - base) / count)
     return dict(idle_rss_kb=rss, connection_kb=(fresh - base) / count, connection_burst_kb=after[0],
                 connection_bursts_kb=after[-1])
 
