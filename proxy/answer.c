@@ -107,13 +107,14 @@ static void add_date(h2o_req_t *req)
 void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t *head)
 {
     h2o_req_t *req = exchange->req;
-    weir_hop_t hop = {.count = 0};
+    weir_hop_t hop;
     bool has_date = false;
 
     req->res.status = head->status;
     req->res.reason = weir_h1_status_phrase(head->status);
     if (head->content_length != UINT64_MAX)
         req->res.content_length = head->content_length;
+    hop.count = 0;
     for (size_t i = 0; i < head->field_count; ++i)
         weir_hop_note(&hop, head->fields[i].name, head->fields[i].value);
     begin_fields(req);

@@ -45,7 +45,7 @@ struct weir_call {
     /* sending */
     char *pending;
     uint64_t sent;
-    bool head_sent, all_sent, writing, send_failed, chunked, fresh_only;
+    bool head_sent, all_sent, any_sent, writing, send_failed, chunked, fresh_only;
     /* reading */
     weir_h1_chunks_t chunks;
     uint64_t left;
@@ -410,6 +410,7 @@ static void next_piece(weir_call_t *call, piece_t *piece, char *chunk_head)
 static void note_sent(weir_call_t *call)
 {
     weir_body_t *body = call->request.body;
+    call->any_sent = true;
     if (call->all_sent && call->stats.sent_ns == 0)
         call->stats.sent_ns = weir_clock_now_ns();
     if (body->read != call->sent) {
@@ -463,12 +464,11 @@ static bool try_again(weir_call_t *call)
     const weir_body_t *body = call->request.body;
     if (call->any_byte || call->conn->served == 0 || body->let_go || body->offset != 0)
         return false;
-    bool nothing_went_out = call->send_failed && call->stats.sent_ns == 0 && call->sent == 0;
-    if (!call->request.is_idempotent && !nothing_went_out)
+    if (!call->request.is_idempotent && call->any_sent)
         return false;
     leave_connection(call);
     call->sent = 0;
-    call->head_sent = call->all_sent = call->send_failed = false;
+    call->head_sent = call->all_sent = call->send_failed = call->any_sent = false;
     call->fresh_only = true;
     call->stats.sent_ns = 0;
     seek_connection(call);

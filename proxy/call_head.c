@@ -90,7 +90,8 @@ static bool is_replaced(const weir_request_t *request, weir_str_t name)
 
 static void put_caller_fields(text_t *text, const weir_request_t *request)
 {
-    weir_hop_t hop = {.count = 0};
+    weir_hop_t hop;
+    hop.count = 0;
     for (size_t i = 0; i < request->field_count; ++i)
         weir_hop_note(&hop, *request->fields[i].name, request->fields[i].value);
     for (size_t i = 0; i < request->field_count; ++i) {

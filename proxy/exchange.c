@@ -88,7 +88,7 @@ static void on_dispose(void *argument)
         exchange->reason = WEIR_REASON_CLIENT_GONE;
         take_stats(exchange);
         weir_call_cancel(call, WEIR_REASON_CLIENT_GONE);
-    } else if (exchange->sending) {
+    } else if (exchange->reason == WEIR_REASON_NONE && !weir_h1_is_sent(exchange->req)) {
         exchange->reason = WEIR_REASON_CLIENT_GONE;
     }
     int status = exchange->answering ? exchange->req->res.status : STATUS_CLIENT_GONE;

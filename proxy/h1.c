@@ -42,6 +42,7 @@ typedef struct {
         void (*run)(void *argument);
         void *argument;
     } on_dispose;
+    size_t head_bytes; /* counted in max_buffered */
     size_t arena_used;
     _Alignas(16) char arena[ARENA_BYTES];
 } h1_request_t;
@@ -64,7 +65,7 @@ typedef struct h1_conn {
     size_t seen;   /* of a head that is not whole yet */
     uint64_t held_bytes; /* of sock->input, counted in max_buffered */
     int64_t linger_until_ns;
-    int unsent;    /* when the write timer was started */
+    int64_t progress; /* of the write, when its timer was started */
     uint8_t state; /* state_t */
     bool paused, served, closing, writing;
     struct {
@@ -77,6 +78,7 @@ typedef struct h1_conn {
 static void on_readable(h2o_socket_t *sock, const char *err);
 static void on_ready_to_finish(h2o_timeout_entry_t *entry);
 static void on_write_stalled(h2o_timeout_entry_t *entry);
+static void finish_later(h1_conn_t *conn);
 static void take_input(h1_conn_t *conn);
 
 static weir_worker_t *worker_of(const h1_conn_t *conn)
@@ -116,6 +118,13 @@ static void drop_input(h1_conn_t *conn, size_t len)
     (void)count_input(conn); /* can only be less */
 }
 
+/* There is no room for what comes behind the request under way: its answer is the last. */
+static void forget_next(h1_conn_t *conn)
+{
+    drop_input(conn, conn->sock->input->size);
+    conn->request->keep_alive = false;
+}
+
 static void dispose_request(h1_conn_t *conn)
 {
     h1_request_t *request = conn->request;
@@ -124,16 +133,30 @@ static void dispose_request(h1_conn_t *conn)
     conn->request = NULL;
     request->body->resume = NULL;
     request->body->filler = NULL;
+    request->req._generator = NULL; /* goes with what on_dispose frees, before the library looks whether to stop it */
     if (request->on_dispose.run != NULL)
         request->on_dispose.run(request->on_dispose.argument);
     h2o_dispose_request(&request->req);
     weir_body_release(request->body);
+    if (request->head_bytes != 0)
+        weir_server_buffer_release(worker_of(conn)->server, request->head_bytes);
     h2o_mem_free_recycle(&worker_of(conn)->recycle.request, request);
+}
+
+/* Whether a clean end now would be taken for the end of an answer that has no other. */
+static bool would_look_whole(const h1_conn_t *conn)
+{
+    const h1_request_t *request = conn->request;
+    return request != NULL && request->head_sent && !request->chunked_out &&
+           request->req.res.content_length == SIZE_MAX &&
+           (conn->writing || request->sent == H2O_SEND_STATE_IN_PROGRESS);
 }
 
 static void close_connection(h1_conn_t *conn)
 {
     weir_worker_t *worker = worker_of(conn);
+    if (would_look_whole(conn))
+        weir_sock_reset_on_close(conn->sock);
     weir_timer_stop(&conn->timer);
     weir_timer_stop(&conn->write_timer);
     dispose_request(conn);
@@ -222,7 +245,7 @@ static void fail_body(h1_conn_t *conn, weir_reason_t reason)
 static void on_body_stalled(h2o_timeout_entry_t *entry)
 {
     h1_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h1_conn_t, timer, entry);
-    if (conn->state == REST || conn->request->head_sent)
+    if (conn->state == REST)
         close_connection(conn);
     else
         fail_body(conn, WEIR_REASON_TIMEOUT_CLIENT);
@@ -293,9 +316,14 @@ static void send_continue(h1_conn_t *conn)
         return;
     h2o_iovec_t buf = h2o_iovec_init(answer, sizeof(answer) - 1);
     char *pending;
-    /* 25 bytes on a connection that owes nothing: if they do not fit, the connection is broken, and shows it. */
-    if (weir_sock_write(conn->sock, &buf, 1, &pending, NULL) == WEIR_WRITE_DONE)
+    if (weir_sock_write(conn->sock, &buf, 1, &pending, NULL) == WEIR_WRITE_DONE) {
         start_timer(conn, conf_of(conn)->timeouts.body_ns, on_body_stalled);
+        return;
+    }
+    /* The connection is broken, or its caller lets earlier answers pile up so far that 25 bytes do not fit. Not closed
+     * here: the call that wants the body is still on the stack. */
+    conn->request->broken = true;
+    finish_later(conn);
 }
 
 /* The body's reader took some, or wants none: go on reading. */
@@ -344,7 +372,7 @@ static void on_write_complete(h2o_socket_t *sock, const char *err)
 
 static void watch_write(h1_conn_t *conn)
 {
-    conn->unsent = weir_sock_unsent(conn->sock);
+    conn->progress = weir_sock_progress(conn->sock);
     conn->write_timer.cb = on_write_stalled;
     weir_timer_start(worker_of(conn), &conn->write_timer, conf_of(conn)->timeouts.write_ns);
 }
@@ -352,8 +380,7 @@ static void watch_write(h1_conn_t *conn)
 static void on_write_stalled(h2o_timeout_entry_t *entry)
 {
     h1_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h1_conn_t, write_timer, entry);
-    int unsent = weir_sock_unsent(conn->sock);
-    if (unsent != -1 && unsent < conn->unsent) {
+    if (weir_sock_progress(conn->sock) != conn->progress) {
         watch_write(conn);
         return;
     }
@@ -454,7 +481,7 @@ static void ostream_send(h2o_ostream_t *ostream, h2o_req_t *req, h2o_iovec_t *bu
         finish_later(conn);
         return;
     }
-    req->bytes_sent += bytes;
+    req->bytes_sent += body_forbidden(req) ? 0 : bytes;
     if (!request->head_sent)
         out[n++] = begin_answer(conn, state == H2O_SEND_STATE_FINAL, bytes);
     n += frame(request, out + n, bufs, count, bytes, state, chunk_head);
@@ -552,6 +579,17 @@ static void refuse_body(h1_conn_t *conn, weir_reason_t reason)
     refuse(conn, reason, weir_reason_status(reason), NULL);
 }
 
+/* Counts a head that needs more than the arena: it is held here, and once more as it goes up. */
+static bool count_head(h1_conn_t *conn, size_t size)
+{
+    if (size <= ARENA_BYTES)
+        return true;
+    if (!weir_server_buffer_reserve(worker_of(conn)->server, 2 * size))
+        return false;
+    conn->request->head_bytes = 2 * size;
+    return true;
+}
+
 /* A whole head: takes what is here of the body, keeps what is behind, and hands the request on. Returns the bytes used. */
 static size_t begin_request(h1_conn_t *conn, const weir_h1_request_t *head, const char *bytes, size_t len)
 {
@@ -562,6 +600,10 @@ static size_t begin_request(h1_conn_t *conn, const weir_h1_request_t *head, cons
     begin_body(conn, head);
     if (head->framing == WEIR_H1_BODY_LENGTH && head->content_length > conf_of(conn)->max_body_bytes) {
         refuse_body(conn, WEIR_REASON_BODY_TOO_LARGE);
+        return len;
+    }
+    if (!count_head(conn, head->size)) {
+        refuse_body(conn, WEIR_REASON_OVERLOADED);
         return len;
     }
     size_t used = 0;
@@ -582,7 +624,7 @@ static void process_request(h1_conn_t *conn)
     h2o_req_t *req = &conn->request->req;
     h2o_hostconf_t *hostconf = conn->super.hosts[0];
     h2o_pathconf_t *path = &hostconf->paths.entries[0];
-    if (conn->input.incomplete && !conn->request->expects_continue)
+    if (conn->input.incomplete && !conn->request->expects_continue && !conn->paused)
         start_timer(conn, conf_of(conn)->timeouts.body_ns, on_body_stalled);
     /* What h2o_process_request does, less the time stamps and the path that it would make in the pool. */
     req->scheme = req->input.scheme;
@@ -603,6 +645,19 @@ static void on_head_late(h2o_timeout_entry_t *entry)
     refuse(conn, WEIR_REASON_TIMEOUT_CLIENT, 408, "the head of the request did not arrive in time");
 }
 
+/* Of a head that is refused, what was read right: all of it where only what it asks for is refused, else no more than
+ * the request line. */
+static void take_refused_head(h1_conn_t *conn, weir_h1_request_t *head)
+{
+    create_request(conn, 0);
+    if (head->status != 405 && head->status != 417 && head->status != 501) {
+        head->field_count = 0;
+        head->authority = head->upgrade = (weir_str_t){"", 0};
+        head->minor_version = 1;
+    }
+    weir_h1_head_take(&conn->request->req, head, conn->sock->ssl != NULL);
+}
+
 /* Reads a head from the front of the bytes. Returns how many were used; the rest is kept by the caller. *begun: a
  * request is there that process_request is to be called for, once the rest is kept. */
 static size_t take_head(h1_conn_t *conn, char *bytes, size_t len, bool *begun)
@@ -613,12 +668,14 @@ static size_t take_head(h1_conn_t *conn, char *bytes, size_t len, bool *begun)
     assert(head_max <= WEIR_NAMES_BYTES);
     switch (weir_h1_parse_request(bytes, len, conn->seen, head_max, worker_of(conn)->scratch_names, &head)) {
     case WEIR_H1_INCOMPLETE:
-        /* From the first byte of a later request on, its own time runs; that of a fresh connection runs already. */
-        if (conn->seen == 0 && conn->served)
+        /* From the first byte of a later request on, its own time runs; that of a fresh connection runs already,
+         * but for one that was to end soon. */
+        if (conn->seen == 0 && (conn->served || conn->closing))
             start_timer(conn, conf_of(conn)->timeouts.head_ns, on_head_late);
         conn->seen = len;
         return 0;
     case WEIR_H1_REFUSED:
+        take_refused_head(conn, &head);
         refuse(conn, head.reason, head.status, head.detail);
         return len;
     case WEIR_H1_COMPLETE:
@@ -655,8 +712,11 @@ static void on_idle_bytes(h1_conn_t *conn, char *bytes, size_t len)
     bool fits = keep_input(conn, bytes + used, len - used);
     if (!fits && conn->state == IDLE)
         refuse(conn, WEIR_REASON_OVERLOADED, 503, NULL);
-    else if (begun)
+    else if (begun) {
+        if (!fits)
+            forget_next(conn);
         process_request(conn);
+    }
 }
 
 static void on_body_bytes(h1_conn_t *conn, const char *bytes, size_t len)
@@ -680,8 +740,11 @@ static void on_body_bytes(h1_conn_t *conn, const char *bytes, size_t len)
         fail_body(conn, reason);
         return;
     }
-    (void)keep_input(conn, bytes + used, len - used); /* one read at most; the next one counts it */
+    if (!keep_input(conn, bytes + used, len - used))
+        forget_next(conn);
     weir_body_t *body = conn->request->body;
+    if (body->size != 0)
+        conn->request->expects_continue = false; /* he did not wait for it */
     if (!conn->input.incomplete)
         weir_timer_stop(&conn->timer);
     else
@@ -702,9 +765,11 @@ static void on_busy_bytes(h1_conn_t *conn, const char *bytes, size_t len)
             on_body_bytes(conn, bytes, len);
         return;
     }
-    if (!conn->request->keep_alive && conn->request->head_sent)
+    if (!conn->request->keep_alive)
         return;
-    if (!keep_input(conn, bytes, len) || conn->sock->input->size >= PIPELINE_BYTES_MAX)
+    if (!keep_input(conn, bytes, len))
+        forget_next(conn);
+    else if (conn->sock->input->size >= PIPELINE_BYTES_MAX)
         pause_reading(conn);
 }
 
@@ -835,6 +900,11 @@ void weir_h1_on_dispose(h2o_req_t *req, void (*on_dispose)(void *argument), void
     h1_request_t *request = (h1_request_t *)req;
     request->on_dispose.run = on_dispose;
     request->on_dispose.argument = argument;
+}
+
+bool weir_h1_is_sent(h2o_req_t *req)
+{
+    return !((h1_conn_t *)req->conn)->writing && !((h1_request_t *)req)->broken;
 }
 
 weir_body_t *weir_h1_body(h2o_req_t *req)

@@ -19,6 +19,9 @@ void *weir_h1_alloc(h2o_req_t *req, size_t size);
 /* Calls on_dispose(argument) when the request ends, whatever ended it. One such call a request. */
 void weir_h1_on_dispose(h2o_req_t *req, void (*on_dispose)(void *argument), void *argument);
 
+/* Whether the kernel has taken all that was sent of the answer. */
+bool weir_h1_is_sent(h2o_req_t *req);
+
 /* The body of this request; its head was read, the rest comes as body.h tells. */
 weir_body_t *weir_h1_body(h2o_req_t *req);
 

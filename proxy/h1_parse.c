@@ -264,6 +264,7 @@ typedef struct {
     bool has_length, has_coding; /* Content-Length, Transfer-Encoding */
     uint64_t length;
     bool close, keep_alive, upgrade; /* named by Connection */
+    size_t named;                    /* how many it names, empty ones too */
 } ending_t;
 
 /* 1*DIGIT below 2^63. One number only: RFC 9112 6.3 lets a list of equal ones pass, which is one more way to differ. */
@@ -305,11 +306,18 @@ static const char *note_coding(ending_t *ending, int minor_version)
     return NULL;
 }
 
-static void note_connection(ending_t *ending, weir_str_t value)
+/* More names than a head may have fields mean nothing, but each is compared with every field (RFC 9110 5.6.1.2: a
+ * reasonable number of empty elements is to be ignored). */
+static const char *note_connection(ending_t *ending, weir_str_t value)
 {
+    weir_str_t rest = value, element;
+    while (next_element(&rest, &element))
+        if (++ending->named > WEIR_H1_FIELDS_MAX)
+            return "Connection names too many fields";
     ending->close |= weir_h1_list_has(value, LITERAL("close"));
     ending->keep_alive |= weir_h1_list_has(value, LITERAL("keep-alive"));
     ending->upgrade |= weir_h1_list_has(value, LITERAL("upgrade"));
+    return NULL;
 }
 
 /* RFC 9112 9.3 */
@@ -549,8 +557,7 @@ static const char *note_request_field(request_parse_t *parse, const weir_h1_fiel
         note_expect(parse->request, field->value);
         return NULL;
     case FIELD_CONNECTION:
-        note_connection(&parse->ending, field->value);
-        return NULL;
+        return note_connection(&parse->ending, field->value);
     case FIELD_UPGRADE:
         ++parse->upgrade_count;
         parse->upgrade = field->value;
@@ -739,8 +746,7 @@ static const char *note_response_field(weir_h1_response_t *response, ending_t *e
     case FIELD_TRANSFER_ENCODING:
         return note_response_coding(ending, response->minor_version, field->value);
     case FIELD_CONNECTION:
-        note_connection(ending, field->value);
-        return NULL;
+        return note_connection(ending, field->value);
     case FIELD_KEEP_ALIVE:
         note_keep_alive(response, field->value);
         return NULL;

@@ -1,7 +1,5 @@
 #include "hop.h"
 
-#include "h1_parse.h"
-
 static bool is_hop_by_hop(weir_str_t name)
 {
     switch (name.len) {

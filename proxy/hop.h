@@ -5,8 +5,9 @@
 
 #include <stdbool.h>
 #include "../filters/filter.h"
+#include "h1_parse.h"
 
-enum { WEIR_HOP_LISTS_MAX = 4 };
+enum { WEIR_HOP_LISTS_MAX = WEIR_H1_FIELDS_MAX };
 
 /* Values of the head's Connection fields. */
 typedef struct {

@@ -9,7 +9,7 @@
 typedef struct {
     const weir_conf_route_t *route;
     size_t index, path_len;
-    char *allow; /* the methods of all routes with this path and host */
+    char *allow; /* the methods of all routes with this path that fit this host */
 } entry_t;
 
 struct weir_router {
@@ -43,12 +43,19 @@ static void append_methods(char **allow, const weir_conf_strings_t *methods)
     }
 }
 
+static bool fits_host_of(const weir_conf_route_t *route, const weir_conf_route_t *other)
+{
+    return route->host == NULL || (other->host != NULL && strcasecmp(route->host, other->host) == 0);
+}
+
 static char *allow_of(const weir_router_t *router, const entry_t *entry)
 {
     char *allow = strdup("");
-    for (size_t i = 0; i < router->count; ++i)
-        if (strcmp(router->entries[i].route->path, entry->route->path) == 0)
-            append_methods(&allow, &router->entries[i].route->methods);
+    for (size_t i = 0; i < router->count; ++i) {
+        const weir_conf_route_t *route = router->entries[i].route;
+        if (strcmp(route->path, entry->route->path) == 0 && fits_host_of(route, entry->route))
+            append_methods(&allow, &route->methods);
+    }
     return allow;
 }
 

@@ -2,6 +2,9 @@
 
 #include <errno.h>
 #include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <string.h>
@@ -81,6 +84,8 @@ weir_write_result_t weir_sock_write(h2o_socket_t *sock, h2o_iovec_t *bufs, size_
     size_t used = advance(bufs, count, (size_t)written);
     if (used == count)
         return WEIR_WRITE_DONE;
+    if (cb == NULL)
+        return WEIR_WRITE_FAILED;
     h2o_iovec_t rest = copy_rest(bufs + used, count - used);
     *pending = rest.base;
     h2o_socket_write(sock, &rest, 1, cb);
@@ -112,8 +117,13 @@ void weir_sock_reset_on_close(h2o_socket_t *sock)
     setsockopt(h2o_socket_get_fd(sock), SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 }
 
-int weir_sock_unsent(h2o_socket_t *sock)
+int64_t weir_sock_progress(h2o_socket_t *sock)
 {
-    int unsent = -1;
-    return ioctl(h2o_socket_get_fd(sock), SIOCOUTQ, &unsent) == 0 ? unsent : -1;
+    int fd = h2o_socket_get_fd(sock), unsent = -1;
+    struct tcp_info info;
+    socklen_t len = sizeof(info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+        len >= offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof(info.tcpi_bytes_acked))
+        return (int64_t)info.tcpi_bytes_acked;
+    return ioctl(fd, SIOCOUTQ, &unsent) == 0 ? unsent : -1;
 }

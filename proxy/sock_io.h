@@ -11,7 +11,8 @@ typedef enum { WEIR_WRITE_DONE, WEIR_WRITE_PENDING, WEIR_WRITE_FAILED } weir_wri
 
 /* Writes what the kernel takes now. DONE: all of it, no callback comes. PENDING: the rest was copied to *pending
  * (malloc'ed; the caller frees it in `cb`, which the loop calls when it is out or broken). FAILED: errno says why,
- * nothing is pending. bufs are not needed after the call; their entries are changed. */
+ * nothing is pending. bufs are not needed after the call; their entries are changed. With cb NULL nothing is ever
+ * pending: what does not fit has failed, a part of it may be out. */
 weir_write_result_t weir_sock_write(h2o_socket_t *sock, h2o_iovec_t *bufs, size_t count, char **pending,
                                     h2o_socket_cb cb);
 
@@ -24,7 +25,8 @@ void weir_sock_keep(h2o_socket_t *sock, const char *bytes, size_t len);
 /* The peer gets a reset in place of a clean end when the socket is closed. */
 void weir_sock_reset_on_close(h2o_socket_t *sock);
 
-/* Bytes that the kernel still holds to be acknowledged; -1 if it cannot tell. */
-int weir_sock_unsent(h2o_socket_t *sock);
+/* While a write is pending: stays the same exactly as long as the peer takes nothing. What the kernel still holds would
+ * not tell, as more is written to it in place of what the peer took. */
+int64_t weir_sock_progress(h2o_socket_t *sock);
 
 #endif

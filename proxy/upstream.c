@@ -153,6 +153,16 @@ void weir_upstream_observe(weir_upstream_t *upstream, weir_worker_t *worker, int
 
 /* --- permits --- */
 
+/* `open` is never more than was given out, not even for a moment: others would see no room where there is some. */
+static bool try_permit(weir_upstream_t *upstream)
+{
+    size_t open = atomic_load(&upstream->open);
+    while (open < atomic_load_explicit(&upstream->open_max, memory_order_relaxed))
+        if (atomic_compare_exchange_weak(&upstream->open, &open, open + 1))
+            return true;
+    return false;
+}
+
 static void on_grant(weir_worker_t *worker, void *argument)
 {
     weir_permit_wait_t *wait = argument;
@@ -186,9 +196,15 @@ static weir_permit_wait_t *pop_wait(weir_upstream_t *upstream, weir_worker_t *on
     return wait;
 }
 
+/* A reload made the cap lower than what is open: what comes back is not given out again. */
+static bool is_over(const weir_upstream_t *upstream)
+{
+    return atomic_load(&upstream->open) > atomic_load_explicit(&upstream->open_max, memory_order_relaxed);
+}
+
 void weir_upstream_give_permit_back(weir_upstream_t *upstream, weir_worker_t *worker)
 {
-    if (atomic_load(&upstream->waiting) != 0) {
+    if (atomic_load(&upstream->waiting) != 0 && !is_over(upstream)) {
         weir_permit_wait_t *wait = pop_wait(upstream, NULL);
         if (wait != NULL) {
             weir_worker_post(wait->worker, on_grant, wait);
@@ -197,41 +213,36 @@ void weir_upstream_give_permit_back(weir_upstream_t *upstream, weir_worker_t *wo
     }
     atomic_fetch_sub(&upstream->open, 1);
     /* Who came to wait between the look and the subtraction saw no room: look once more. */
-    if (atomic_load(&upstream->waiting) == 0)
-        return;
-    if (atomic_fetch_add(&upstream->open, 1) < atomic_load(&upstream->open_max))
+    if (atomic_load(&upstream->waiting) != 0 && try_permit(upstream))
         weir_upstream_give_permit_back(upstream, worker);
-    else
-        atomic_fetch_sub(&upstream->open, 1);
 }
 
-static void on_evict(weir_worker_t *worker, void *argument)
-{
-    weir_upstream_t *upstream = argument;
-    pool_t *pool = &upstream->pools[worker->index];
-    if (atomic_load(&upstream->waiting) != 0 && !h2o_linklist_is_empty(&pool->parked))
-        weir_upconn_close(H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, pool->parked.prev));
-    weir_upstream_release(upstream);
-}
+static void on_evict(weir_worker_t *worker, void *argument);
 
-/* Another worker may hold parked connections that this one waits for: it closes its oldest. */
-static void ask_for_eviction(weir_upstream_t *upstream, weir_worker_t *worker)
+/* A worker may hold parked connections that another one waits for: it closes its oldest. */
+static void ask_for_eviction(weir_upstream_t *upstream)
 {
-    for (size_t i = 0; i < worker->server->worker_count; ++i) {
-        if (i == worker->index || atomic_load_explicit(&upstream->pools[i].size, memory_order_relaxed) == 0)
+    for (size_t i = 0; i < upstream->server->worker_count; ++i) {
+        if (atomic_load(&upstream->pools[i].size) == 0)
             continue;
         atomic_fetch_add(&upstream->references, 1);
-        weir_worker_post(worker->server->workers[i], on_evict, upstream);
+        weir_worker_post(upstream->server->workers[i], on_evict, upstream);
         return;
     }
 }
 
-static bool try_permit(weir_upstream_t *upstream)
+/* None is left where two were asked for one: then another worker may still have some. */
+static void on_evict(weir_worker_t *worker, void *argument)
 {
-    if (atomic_fetch_add(&upstream->open, 1) < atomic_load_explicit(&upstream->open_max, memory_order_relaxed))
-        return true;
-    atomic_fetch_sub(&upstream->open, 1);
-    return false;
+    weir_upstream_t *upstream = argument;
+    pool_t *pool = &upstream->pools[worker->index];
+    if (atomic_load(&upstream->waiting) != 0) {
+        if (h2o_linklist_is_empty(&pool->parked))
+            ask_for_eviction(upstream);
+        else
+            weir_upconn_close(H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, pool->parked.prev));
+    }
+    weir_upstream_release(upstream);
 }
 
 bool weir_upstream_ask_permit(weir_upstream_t *upstream, weir_worker_t *worker, weir_permit_wait_t **wait,
@@ -252,7 +263,7 @@ bool weir_upstream_ask_permit(weir_upstream_t *upstream, weir_worker_t *worker, 
     if (try_permit(upstream))
         weir_upstream_give_permit_back(upstream, worker);
     else
-        ask_for_eviction(upstream, worker);
+        ask_for_eviction(upstream);
     return false;
 }
 
@@ -363,23 +374,26 @@ void weir_upconn_park(weir_upconn_t *conn, int64_t idle_ns)
     conn->call = NULL;
     ++conn->served;
     if (atomic_load(&upstream->waiting) != 0) {
-        if (!hand_over(conn))
+        if (is_over(upstream) || !hand_over(conn))
             weir_upconn_close(conn);
         return;
     }
-    if (worker->draining || weir_upstream_idle(upstream) >= atomic_load_explicit(&upstream->idle_max, memory_order_relaxed)) {
+    if (worker->draining || is_over(upstream) ||
+        weir_upstream_idle(upstream) >= atomic_load_explicit(&upstream->idle_max, memory_order_relaxed)) {
         weir_upconn_close(conn);
         return;
     }
     conn->parked_ns = weir_clock_turn_ns;
     h2o_linklist_insert(pool->parked.next, &conn->pool_link);
     h2o_linklist_insert(&worker->parked, &conn->worker_link);
-    atomic_store_explicit(&pool->size, atomic_load_explicit(&pool->size, memory_order_relaxed) + 1, memory_order_relaxed);
+    atomic_store(&pool->size, atomic_load_explicit(&pool->size, memory_order_relaxed) + 1);
     weir_metrics_add(worker->metrics, upstream->idle_gauge, 1);
     weir_metrics_add(worker->metrics, upstream->active_gauge, -1);
     conn->timer.cb = on_parked_long;
     weir_timer_start(worker, &conn->timer, idle_ns != 0 && idle_ns < timeout_ns ? idle_ns : timeout_ns);
     h2o_socket_read_start(conn->sock, on_parked_readable);
+    if (atomic_load(&upstream->waiting) != 0) /* who came to wait since the first look did not see it here */
+        weir_upconn_close(conn);
 }
 
 void weir_upstream_close_parked(weir_worker_t *worker)
