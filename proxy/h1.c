@@ -149,7 +149,7 @@ static bool would_look_whole(const h1_conn_t *conn)
     const h1_request_t *request = conn->request;
     return request != NULL && request->head_sent && !request->chunked_out &&
            request->req.res.content_length == SIZE_MAX &&
-           (conn->writing || request->sent == H2O_SEND_STATE_IN_PROGRESS);
+           (conn->writing || request->sent != H2O_SEND_STATE_FINAL);
 }
 
 static void close_connection(h1_conn_t *conn)
@@ -513,10 +513,8 @@ static void on_ready_to_finish(h2o_timeout_entry_t *entry)
     h1_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h1_conn_t, write_timer, entry);
     h1_request_t *request = conn->request;
 
-    if (request->broken && (request->chunked_out || request->req.res.content_length != SIZE_MAX)) {
-        close_connection(conn); /* what is missing shows */
-    } else if (request->broken) {
-        break_off(conn);
+    if (request->broken) {
+        close_connection(conn);
     } else if (!request->keep_alive) {
         linger(conn);
     } else if (conn->input.incomplete) {
@@ -940,22 +938,12 @@ void weir_h1_retire(weir_worker_t *worker, weir_listener_t *listener)
     end_soon_all(worker, listener);
 }
 
-/* A reset in place of a clean end, which may be all that tells an answer that is cut off from a whole one. */
-static bool is_mid_answer(const h1_conn_t *conn)
-{
-    return conn->state == BUSY && conn->request->head_sent &&
-           (conn->writing || conn->request->sent == H2O_SEND_STATE_IN_PROGRESS);
-}
-
 void weir_h1_close_all(weir_worker_t *worker)
 {
     while (!h2o_linklist_is_empty(&worker->connections)) {
         h1_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h1_conn_t, link, worker->connections.next);
         if (conn->state == BUSY && !conn->request->head_sent)
             fail_body(conn, WEIR_REASON_DRAINING); /* the exchange answers; nothing is freed before the turn's end */
-        if (is_mid_answer(conn))
-            break_off(conn);
-        else
-            close_connection(conn);
+        close_connection(conn);
     }
 }

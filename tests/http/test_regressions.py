@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from harness import base_config, connect, exchange, problem, reply, request, rss_kb_allowed, wait_until
+from harness import base_config, connect, exchange, free_port, problem, reply, request, rss_kb_allowed, wait_until
 from test_slow import many, refusals
 
 FILLED_WHEN_FREED = {"MALLOC_PERTURB_": "90", "ASAN_OPTIONS": "detect_leaks=1:max_free_fill_size=65536:free_fill_byte=90"}
@@ -284,3 +284,20 @@ def test_a_lower_cap_of_connections_holds_for_those_that_wait(start_upstream, st
         gates["/b"].set()
         gates["/c"].set()
         assert b.read_response().status == c.read_response().status == 200
+
+
+def test_a_request_that_the_upstream_failed_is_charged(start_weir):
+    """It ran, as far as a limit is concerned: only what weir refused itself is given back."""
+    limits = {"few": {"algorithm": "sliding_window", "limit": 2, "window": "10m"}}
+    w = start_weir(base_config(free_port(), route={"limits": ["few"]}, limits=limits))
+    for _ in range(2):
+        problem(exchange(w.port, request("GET", "/")), 502, "connect_failed")
+    problem(exchange(w.port, request("GET", "/")), 429, "limit")
+
+
+def test_an_ipv4_caller_is_one_on_a_socket_for_both_families(start_upstream, start_weir):
+    up = start_upstream()
+    w = start_weir(base_config(up.port, listener={"address": f"*:{free_port()}"}))
+    assert exchange(w.port, request("GET", "/")).status == 200
+    assert w.wait_log(status=200)["peer"] == "127.0.0.1"
+    assert up.requests[0].header("X-Forwarded-For") == "127.0.0.1"
