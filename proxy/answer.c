@@ -159,7 +159,7 @@ static h2o_iovec_t configured_body(h2o_req_t *req, const char *body)
 /* What a person reads first: which limit, and whose. */
 static const char *detail_of(weir_exchange_t *exchange, const weir_verdict_t *verdict)
 {
-    static const char before[] = "Limit ", between[] = " is used up for tenant ";
+    static const char before[] = "Limit ", between[] = " refuses this request of tenant ";
     weir_str_t tenant = exchange->request.tenant;
     if (verdict->detail != NULL || verdict->violated_count == 0)
         return verdict->detail;
