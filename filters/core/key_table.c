@@ -155,8 +155,15 @@ static void grow(const weir_key_table_t *table, part_t *part)
     }
 }
 
+static void dispose(const weir_key_table_t *table, const part_t *part, uint32_t place)
+{
+    if (table->rows.dispose != NULL)
+        table->rows.dispose(row_at(table, part, place)->state);
+}
+
 static void drop(weir_key_table_t *table, part_t *part, uint32_t place)
 {
+    dispose(table, part, place);
     part->tags[place] = 0;
     --part->count;
     atomic_fetch_sub_explicit(&table->count, 1, memory_order_relaxed);
@@ -268,6 +275,9 @@ void weir_key_table_destroy(weir_key_table_t *table)
     if (table == NULL)
         return;
     for (part_t *part = table->parts; part < table->parts + WEIR_KEY_SHARDS; ++part) {
+        for (uint32_t place = 0; place < part->capacity; ++place)
+            if (part->tags[place] != 0)
+                dispose(table, part, place);
         for (uint32_t chunk = 0; chunk < part->chunk_count; ++chunk)
             free(part->chunks[chunk]);
         free(part->chunks);

@@ -33,6 +33,7 @@ typedef struct {
     size_t state_bytes; /* a multiple of 8; a new row's state is 0, aligned to 8 */
     bool (*is_free)(const void *state, int64_t now_ns, const void *context);
     const void *context;
+    void (*dispose)(void *state); /* of a row that goes, under its shard's lock; NULL: nothing is to be done */
 } weir_key_table_rows_t;
 
 static inline unsigned weir_key_shard(weir_key_t key)

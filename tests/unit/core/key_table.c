@@ -222,6 +222,86 @@ static void test_each_visits_every_row_once_with_the_latest_time(void **state)
     weir_key_table_destroy(table);
 }
 
+/* Rows that own memory: a row that is dropped, by whatever way, gives it back, once. */
+
+typedef struct {
+    int64_t *owned; /* the time until which the row is kept */
+} owner_t;
+
+static size_t owned_count;
+
+static bool owner_is_free(const void *state, int64_t now_ns, const void *context)
+{
+    return *((const owner_t *)state)->owned <= now_ns;
+}
+
+static void owner_dispose(void *state)
+{
+    owner_t *owner = state;
+    assert_non_null(owner->owned);
+    free(owner->owned);
+    owner->owned = NULL;
+    --owned_count;
+}
+
+static weir_key_table_t *owners_of(size_t max_keys)
+{
+    weir_key_table_rows_t rows = {sizeof(owner_t), owner_is_free, NULL, owner_dispose};
+    return weir_key_table_create(rows, max_keys, shards);
+}
+
+static bool insert_owner(weir_key_table_t *table, weir_key_t key, int64_t now_ns, int64_t kept_until_ns)
+{
+    owner_t *owner = weir_key_table_insert(table, key, now_ns, (uint64_t)1 << weir_key_shard(key));
+    if (owner == NULL)
+        return false;
+    assert_null(owner->owned);
+    owner->owned = malloc(sizeof(*owner->owned));
+    *owner->owned = kept_until_ns;
+    ++owned_count;
+    return true;
+}
+
+static void test_a_row_that_is_erased_is_disposed_of(void **state)
+{
+    enum { KEYS = 3000 };
+    seeded_t seeded = seeded_start(__func__);
+    weir_key_t keys[KEYS];
+    weir_key_table_t *table = owners_of(KEYS);
+    for (size_t i = 0; i < KEYS; ++i) /* and rows are moved as the table grows */
+        assert_true(insert_owner(table, keys[i] = random_key(&seeded), 0, INT64_MAX));
+    assert_int_equal(owned_count, KEYS);
+    for (size_t i = 0; i < KEYS; i += 3) {
+        weir_key_table_erase(table, keys[i]);
+        assert_int_equal(owned_count, weir_key_table_count(table));
+    }
+    weir_key_table_destroy(table); /* the rest */
+    assert_int_equal(owned_count, 0);
+}
+
+static void test_a_row_that_is_reclaimed_is_disposed_of(void **state)
+{
+    enum { MAX_KEYS = 200, MORE = 20000 };
+    seeded_t seeded = seeded_start(__func__);
+    weir_key_table_t *table = owners_of(MAX_KEYS);
+    size_t inserted = 0;
+    for (int i = 0; i < MORE; ++i) {
+        inserted += insert_owner(table, random_key(&seeded), i, i + (int64_t)seeded_below(&seeded, 100));
+        assert_int_equal(owned_count, weir_key_table_count(table));
+    }
+    assert_true(inserted > MORE / 2);
+    assert_int_equal(owned_count, MAX_KEYS);
+    weir_key_table_destroy(table);
+    assert_int_equal(owned_count, 0);
+}
+
+static void test_an_empty_table_disposes_of_nothing(void **state)
+{
+    weir_key_table_destroy(owners_of(10));
+    weir_key_table_destroy(NULL);
+    assert_int_equal(owned_count, 0);
+}
+
 /* Threads insert, find and lose rows of their own in a table that is too small for all of them. */
 enum { THREADS = 8, OWN_KEYS = 50, ROUNDS = 60000 };
 
@@ -292,6 +372,9 @@ int main(void)
         cmocka_unit_test(test_one_row_is_enough),
         cmocka_unit_test(test_a_smaller_table_loses_no_row_that_is_kept),
         cmocka_unit_test(test_each_visits_every_row_once_with_the_latest_time),
+        cmocka_unit_test(test_a_row_that_is_erased_is_disposed_of),
+        cmocka_unit_test(test_a_row_that_is_reclaimed_is_disposed_of),
+        cmocka_unit_test(test_an_empty_table_disposes_of_nothing),
         cmocka_unit_test(test_threads_find_their_own_rows),
     };
     return cmocka_run_group_tests(tests, shards_init, shards_dispose);
