@@ -70,15 +70,27 @@ typedef struct {
 } weir_conf_api_key_t;
 
 /* One part of what a limit counts by. */
-typedef enum { WEIR_KEY_TENANT, WEIR_KEY_ROUTE, WEIR_KEY_CLIENT_IP, WEIR_KEY_HEADER } weir_conf_key_kind_t;
+typedef enum {
+    WEIR_KEY_TENANT,
+    WEIR_KEY_ROUTE,
+    WEIR_KEY_MODEL, /* the request's, as its JSON body says */
+    WEIR_KEY_CLIENT_IP,
+    WEIR_KEY_CORRELATION,
+    WEIR_KEY_HEADER,
+} weir_conf_key_kind_t;
 
 typedef struct {
     weir_conf_key_kind_t kind;
     const char *header; /* WEIR_KEY_HEADER */
 } weir_conf_key_part_t;
 
-/* Bits of `forward`. */
-enum { WEIR_FORWARD_CORRELATION = 1, WEIR_FORWARD_TRACEPARENT = 2, WEIR_FORWARD_TENANT = 4 };
+/* Bits of `forward`; the last is of fields that always go up, and no word of the configuration. */
+enum {
+    WEIR_FORWARD_CORRELATION = 1,
+    WEIR_FORWARD_TRACEPARENT = 2,
+    WEIR_FORWARD_TENANT = 4,
+    WEIR_FORWARD_ALWAYS = 128,
+};
 
 #define WORDS(type) typedef enum {
 #define WORD(id, word) id,
@@ -99,6 +111,7 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_api_keys(key) WEIR_CONF_ENTRIES(weir_conf_api_key_t), key /* sorted by sha256 */
 #define WEIR_CONF_TYPE_cidrs(key) weir_conf_cidrs_t, key
 #define WEIR_CONF_TYPE_count(key) int64_t, key
+#define WEIR_CONF_TYPE_dialect(key) weir_conf_dialect_t, key
 #define WEIR_CONF_TYPE_duration(key) int64_t, key##_ns /* 0 where it is not set */
 #define WEIR_CONF_TYPE_file(key) const char *, key
 #define WEIR_CONF_TYPE_flag(key) bool, key
@@ -109,6 +122,7 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_key_parts(key) WEIR_CONF_ENTRIES(weir_conf_key_part_t), key
 #define WEIR_CONF_TYPE_limit_mode(key) weir_conf_limit_mode_t, key
 #define WEIR_CONF_TYPE_limit_names(key) WEIR_CONF_ENTRIES(size_t), key /* indices into limits */
+#define WEIR_CONF_TYPE_limit_scope(key) weir_conf_limit_scope_t, key
 #define WEIR_CONF_TYPE_log_level(key) weir_conf_log_level_t, key
 #define WEIR_CONF_TYPE_log_target(key) const char *, key /* "stdout", "stderr", "none" or a file's path */
 #define WEIR_CONF_TYPE_methods(key) weir_conf_strings_t, key
@@ -116,17 +130,22 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_own_header(key) const char *, key
 #define WEIR_CONF_TYPE_own_headers(key) weir_conf_strings_t, key
 #define WEIR_CONF_TYPE_path(key) const char *, key
-#define WEIR_CONF_TYPE_prefix(key) const char *, key /* "" or "/a/b"; of the url, too */
+#define WEIR_CONF_TYPE_percent(key) int64_t, key##_ppm /* 25% is 250000 */
+#define WEIR_CONF_TYPE_precision(key) weir_conf_precision_t, key
+#define WEIR_CONF_TYPE_prefix(key) const char *, key   /* "" or "/a/b"; of the url, too */
+#define WEIR_CONF_TYPE_priority(key) const char *, key /* the header's name; NULL: none */
 #define WEIR_CONF_TYPE_rate(key) weir_conf_rate_t, key
 #define WEIR_CONF_TYPE_secret(key) const char *, key
 #define WEIR_CONF_TYPE_size(key) uint64_t, key##_bytes
 #define WEIR_CONF_TYPE_tenant_or_refuse(key) const char *, key##_tenant /* NULL: refuse */
 #define WEIR_CONF_TYPE_tenant_sources(key) WEIR_CONF_ENTRIES(weir_conf_tenant_source_t), key
 #define WEIR_CONF_TYPE_text(key) const char *, key
+#define WEIR_CONF_TYPE_unit(key) weir_conf_unit_t, key
 #define WEIR_CONF_TYPE_upstream_name(key) size_t, key /* index into upstreams */
 #define WEIR_CONF_TYPE_url(key) weir_conf_url_t, key
 #define WEIR_CONF_TYPE_version(key) int64_t, key
-#define WEIR_CONF_TYPE_workers(key) int64_t, key /* resolved: `auto` is a number here */
+#define WEIR_CONF_TYPE_weight(key) int64_t, key##_micros /* 1 is 1000000 */
+#define WEIR_CONF_TYPE_workers(key) int64_t, key         /* resolved: `auto` is a number here */
 
 #define WEIR_CONF_MEMBER(pair) WEIR_CONF_MEMBER_(pair)
 #define WEIR_CONF_MEMBER_(type, name) type name;
@@ -161,6 +180,9 @@ typedef struct weir_conf_override {
     weir_conf_quota_t quota; /* complete: fields not replaced are the limit's own */
 } weir_conf_override_t;
 
+/* What a tenant's key of the limit may: its own, or the limit's. The name needs no NUL. */
+const weir_conf_quota_t *weir_conf_quota_of(const weir_conf_limit_t *limit, const char *tenant, size_t len);
+
 /* Reads and checks `file`. Returns the configuration with one reference, or NULL with every error in `*errors` (lines
  * of `file:line:column: path: what is wrong; what would be right`, malloc'ed, the caller frees). */
 weir_conf_t *weir_conf_load(const char *file, char **errors) __attribute__((warn_unused_result));
@@ -181,6 +203,7 @@ typedef struct {
     uint64_t connection;                                     /* an idle connection of a caller or an upstream */
     uint64_t exchange;                                       /* a request in flight, without its head and body */
     uint64_t log_buffer;                                     /* of each worker */
+    uint64_t waiter;                                         /* one who waits in a limit's queue */
 } weir_conf_costs_t;
 
 /* --check: what it comes to in memory, idle and at worst, table by table, with a warning where that is over the

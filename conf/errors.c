@@ -44,6 +44,16 @@ void weir_conf_errors_add(weir_conf_errors_t *errors, weir_conf_place_t place, c
     va_end(args);
 }
 
+bool weir_conf_errors_has(const weir_conf_errors_t *errors, weir_conf_place_t place)
+{
+    for (size_t i = 0; i < errors->size; ++i) {
+        const weir_conf_place_t *other = &errors->entries[i].place;
+        if (other->line == place.line && other->column == place.column && strcmp(other->file, place.file) == 0)
+            return true;
+    }
+    return false;
+}
+
 char *weir_conf_errors_text(weir_conf_errors_t *errors)
 {
     char *text = NULL;

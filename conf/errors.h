@@ -4,6 +4,7 @@
 /* Everything that is wrong with a configuration, in the order of the files' lines. The first WEIR_CONF_ERRORS_MAX are
  * kept, the others counted. */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include "arena.h"
 
@@ -31,6 +32,9 @@ void weir_conf_errors_add(weir_conf_errors_t *errors, weir_conf_place_t place, c
                           ...) __attribute__((format(printf, 4, 5)));
 void weir_conf_errors_vadd(weir_conf_errors_t *errors, weir_conf_place_t place, const char *path, const char *format,
                            va_list args) __attribute__((format(printf, 4, 0)));
+
+/* Whether one was told at `place`. */
+bool weir_conf_errors_has(const weir_conf_errors_t *errors, weir_conf_place_t place);
 
 /* Lines of `file:line:column: ...`, malloc'ed. */
 char *weir_conf_errors_text(weir_conf_errors_t *errors);

@@ -12,7 +12,8 @@ typedef struct {
     const weir_conf_node_t *mapping;
     unsigned algorithm; /* the one that is chosen, as a bit; 0 where there is none, or a wrong one */
     const char *algorithm_word;
-    bool is_override; /* fields that are not there keep the value they have */
+    bool is_override;  /* fields that are not there keep the value they have */
+    const void *outer; /* the row of the mapping that this one is a part of; NULL: it is none */
 } scope_t;
 
 static size_t count_fields(const weir_conf_section_t *section, const char **names)
@@ -64,16 +65,22 @@ static const weir_conf_node_t *default_node(weir_conf_load_t *load, const weir_c
     return node;
 }
 
+/* Whether the algorithm that is chosen has the field; where not, it may not be there. */
+static bool is_of_algorithm(weir_conf_load_t *load, const weir_conf_field_t *field, const scope_t *scope)
+{
+    const weir_conf_node_t *node = weir_conf_node_get(scope->mapping, field->key);
+    if (field->algorithms == 0 || (field->algorithms & scope->algorithm) != 0)
+        return true;
+    if (node != NULL && scope->algorithm != 0)
+        weir_conf_fail_key(load, node, "is no field of %s; leave it out, or write another algorithm",
+                           scope->algorithm_word);
+    return false;
+}
+
 static void load_value(weir_conf_load_t *load, const weir_conf_field_t *field, const scope_t *scope, void *row)
 {
     const weir_conf_node_t *node = weir_conf_node_get(scope->mapping, field->key);
-    if (field->algorithms != 0 && (field->algorithms & scope->algorithm) == 0) {
-        if (node != NULL && scope->algorithm != 0)
-            weir_conf_fail_key(load, node, "is no field of %s; leave it out, or write another algorithm",
-                               scope->algorithm_word);
-        return;
-    }
-    if (node != NULL && node->kind == WEIR_CONF_BROKEN)
+    if (!is_of_algorithm(load, field, scope) || (node != NULL && node->kind == WEIR_CONF_BROKEN))
         return;
     if (node != NULL && scope->is_override && (field->algorithms & NOT_PER_TENANT) != 0)
         weir_conf_fail_key(load, node, "is the same for every tenant; leave it out");
@@ -96,9 +103,15 @@ static const weir_conf_node_t *absent_mapping(weir_conf_load_t *load, const weir
     return node;
 }
 
-static void load_subsection(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *mapping,
-                            void *row)
+static void load_mapping(weir_conf_load_t *load, const weir_conf_section_t *section, const weir_conf_node_t *mapping,
+                         const void *outer, void *row);
+
+static void load_subsection(weir_conf_load_t *load, const weir_conf_field_t *field, const scope_t *scope,
+                            const void *outer, void *row)
 {
+    if (!is_of_algorithm(load, field, scope))
+        return;
+    const weir_conf_node_t *mapping = scope->mapping;
     const weir_conf_section_t *section = field->section();
     const weir_conf_field_t *is_enabled = weir_conf_section_find(section, WEIR_CONF_SWITCH);
     const weir_conf_node_t *node = weir_conf_node_get(mapping, field->key);
@@ -108,7 +121,7 @@ static void load_subsection(weir_conf_load_t *load, const weir_conf_field_t *fie
     if (node == NULL || is_off)
         node = absent_mapping(load, mapping, field->key);
     if (node->kind == WEIR_CONF_MAPPING)
-        weir_conf_load_section(load, section, node, row);
+        load_mapping(load, section, node, outer, row);
     else if (node->kind != WEIR_CONF_BROKEN)
         weir_conf_fail_value(load, node, "a mapping",
                              is_enabled != NULL ? "write its fields, or false" : "write its fields");
@@ -207,7 +220,7 @@ static void derive_fields(const scope_t *scope, void *row)
         const weir_conf_field_t *field = &scope->section->fields[i];
         bool is_there = field->algorithms == 0 || (field->algorithms & scope->algorithm) != 0;
         if (field->derive != NULL && is_there && weir_conf_node_get(scope->mapping, field->key) == NULL)
-            field->derive(row);
+            field->derive(row, scope->outer);
     }
 }
 
@@ -226,11 +239,12 @@ static void load_fields(weir_conf_load_t *load, scope_t scope, void *row)
         case WEIR_CONF_INLINE: {
             scope_t inner = scope;
             inner.section = field->section();
+            inner.outer = row;
             load_fields(load, inner, member);
             break;
         }
         case WEIR_CONF_SECTION:
-            load_subsection(load, field, scope.mapping, member);
+            load_subsection(load, field, &scope, row, member);
             break;
         case WEIR_CONF_OWN:
             load_own(load, field, scope.mapping, member);
@@ -248,11 +262,17 @@ static void load_fields(weir_conf_load_t *load, scope_t scope, void *row)
         derive_fields(&scope, row);
 }
 
+static void load_mapping(weir_conf_load_t *load, const weir_conf_section_t *section, const weir_conf_node_t *mapping,
+                         const void *outer, void *row)
+{
+    refuse_unknown_keys(load, section, mapping);
+    load_fields(load, (scope_t){.section = section, .mapping = mapping, .outer = outer}, row);
+}
+
 void weir_conf_load_section(weir_conf_load_t *load, const weir_conf_section_t *section, const weir_conf_node_t *mapping,
                             void *row)
 {
-    refuse_unknown_keys(load, section, mapping);
-    load_fields(load, (scope_t){.section = section, .mapping = mapping}, row);
+    load_mapping(load, section, mapping, NULL, row);
 }
 
 void weir_conf_load_override(weir_conf_load_t *load, const weir_conf_limit_t *limit, const weir_conf_node_t *mapping,
@@ -308,6 +328,7 @@ static void complete(weir_conf_load_t *load)
     for (size_t i = 0; i < conf->limits.size; ++i) {
         weir_conf_limit_t *limit = (weir_conf_limit_t *)&conf->limits.entries[i];
         weir_conf_load_overrides(load, node_at(load->root, "limits", limit->name), limit);
+        limit->queue.per_tenant_size = (limit->queue.size * limit->queue.per_tenant_ppm + 999999) / 1000000;
     }
     weir_conf_check_tenant_files(load);
 }

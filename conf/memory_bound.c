@@ -61,6 +61,10 @@ static void add_limits(bound_t *bound, const weir_conf_t *conf, const weir_conf_
         char what[160];
         snprintf(what, sizeof(what), "limits.%s, max_keys %" PRId64, limit->name, limit->max_keys);
         add(bound, what, 0, costs->limit_table(limit));
+        if (limit->queue.size == 0)
+            continue;
+        snprintf(what, sizeof(what), "limits.%s, queue.size %" PRId64, limit->name, limit->queue.size);
+        add(bound, what, 0, (uint64_t)limit->queue.size * costs->waiter);
     }
 }
 

@@ -10,7 +10,7 @@ static const char introduction[] =
     "Written by `weir --print-reference` from conf/fields; `weir --print-schema` has the same for editors.\n"
     "\n"
     "- Durations are `250ms` `30s` `10m` `24h`; sizes `512` `64KiB` `16MiB` `1GiB`; rates `50/s` `600/m` `10000/h` "
-    "`1000000/d`.\n"
+    "`1000000/d`; percentages `25%`; weights `1` `0.25`.\n"
     "- Names of limits, upstreams and listeners are at most 63 small letters, digits and hyphens, a letter first.\n"
     "- In any value `${NAME}` and `${NAME:-default}` come from the environment; `${file:/path}` is a file's content "
     "without "
@@ -60,7 +60,7 @@ static void write_algorithms(FILE *out, unsigned algorithms)
     for (size_t i = 0; words[i] != NULL; ++i)
         if ((algorithms >> i & 1) != 0) {
             fprintf(out, "%s%s", between, words[i]);
-            between = ", ";
+            between = " and ";
         }
     if (algorithms != 0)
         fputs(".*", out);
@@ -97,6 +97,7 @@ static void write_part(FILE *out, const weir_conf_field_t *field)
         fprintf(out, "0 to %s entries", field->max);
     fputs(" | ", out);
     write_cell(out, field->section()->text);
+    write_algorithms(out, field->algorithms);
     fputs(" |\n", out);
 }
 

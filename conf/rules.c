@@ -19,6 +19,13 @@ static const weir_conf_node_t *node_at(const weir_conf_load_t *load, const char 
     return node;
 }
 
+/* Whether `key` of the mapping is not there or right: what it is can be looked at, even where it is 0. */
+static bool is_right(const weir_conf_load_t *load, const weir_conf_node_t *mapping, const char *key)
+{
+    const weir_conf_node_t *node = weir_conf_node_get(mapping, key);
+    return node == NULL || !weir_conf_errors_has(&load->errors, node->place);
+}
+
 #define NODE_AT(load, ...) \
     node_at(load, (const char *const[]){__VA_ARGS__}, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
 
@@ -200,6 +207,98 @@ static void check_buckets(weir_conf_load_t *load)
     }
 }
 
+static void check_queue(weir_conf_load_t *load, const weir_conf_limit_t *limit)
+{
+    const weir_conf_node_t *mapping = NODE_AT(load, "limits", limit->name);
+    const weir_conf_node_t *queue = NODE_AT(load, "limits", limit->name, "queue");
+    bool has_size = limit->queue.size > 0, has_wait = limit->queue.wait_ns > 0;
+    if (has_size && limit->scope != WEIR_SCOPE_LOCAL && is_right(load, mapping, "scope"))
+        weir_conf_fail(load, weir_conf_node_get(queue, "size"),
+                       "needs scope: local, for a queue is of one sidecar; write that, or leave the queue out");
+    if (has_size && !has_wait && is_right(load, queue, "wait"))
+        weir_conf_fail(load, weir_conf_node_get(queue, "size"),
+                       "needs queue.wait; write there how long a request may wait, such as 5s");
+    if (has_wait && !has_size && is_right(load, queue, "size"))
+        weir_conf_fail(load, weir_conf_node_get(queue, "wait"),
+                       "needs queue.size; write there how many requests may wait, such as 50");
+}
+
+static void check_unit(weir_conf_load_t *load, const weir_conf_limit_t *limit)
+{
+    const char *const *words = weir_conf_type_unit.words;
+    if (limit->algorithm == WEIR_LIMIT_CONCURRENCY && limit->unit != WEIR_UNIT_REQUESTS)
+        weir_conf_fail(load, NODE_AT(load, "limits", limit->name, "unit"),
+                       "'%s' is not what concurrency counts; write requests, or another algorithm", words[limit->unit]);
+}
+
+static bool is_tenant_name(const weir_conf_tenant_t *tenant, const char *header)
+{
+    if (strcasecmp(tenant->forward_header, header) == 0)
+        return true;
+    for (size_t i = 0; i < tenant->from.size; ++i)
+        if (strcasecmp(tenant->from.entries[i].header, header) == 0)
+            return true;
+    return false;
+}
+
+static void check_priority(weir_conf_load_t *load, const weir_conf_limit_t *limit)
+{
+    const weir_conf_t *conf = load->conf;
+    const char *header = limit->queue.priority;
+    if (header == NULL)
+        return;
+    bool is_taken = is_tenant_name(&conf->tenant, header);
+    for (size_t i = 0; i < conf->listeners.size; ++i)
+        is_taken = is_taken || is_tenant_name(conf->listeners.entries[i].tenant, header);
+    const weir_conf_node_t *node = NODE_AT(load, "limits", limit->name, "queue", "priority", "header");
+    if (is_correlation_name(&conf->correlation, header))
+        weir_conf_fail(load, node, "'%s' carries the correlation id already; write another header", header);
+    else if (is_taken)
+        weir_conf_fail(load, node, "'%s' carries the tenant already; write another header", header);
+}
+
+static void check_limits(weir_conf_load_t *load)
+{
+    for (size_t i = 0; i < load->conf->limits.size; ++i) {
+        const weir_conf_limit_t *limit = &load->conf->limits.entries[i];
+        check_queue(load, limit);
+        check_unit(load, limit);
+        check_priority(load, limit);
+    }
+}
+
+/* ---- upstreams ---- */
+
+static void check_inject(weir_conf_load_t *load, const weir_conf_upstream_t *upstream)
+{
+    const weir_conf_node_t *mapping = NODE_AT(load, "upstreams", upstream->name);
+    if (upstream->usage.inject && upstream->dialect != WEIR_DIALECT_OPENAI && is_right(load, mapping, "dialect"))
+        weir_conf_fail(load, NODE_AT(load, "upstreams", upstream->name, "usage", "inject"),
+                       "needs dialect: openai, whose streams tell their usage only when asked; write that, or leave "
+                       "this out");
+}
+
+static void check_weights(weir_conf_load_t *load, const weir_conf_upstream_t *upstream)
+{
+    static const char *const keys[] = {"input", "cached", "cache_write", "output"};
+    const weir_conf_usage_weights_t *weights = &upstream->usage.weights; /* those that are not written are 1 */
+    const weir_conf_node_t *mapping = NODE_AT(load, "upstreams", upstream->name, "usage", "weights");
+    if (weights->input_micros + weights->cached_micros + weights->cache_write_micros + weights->output_micros > 0)
+        return;
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); ++i)
+        if (weir_conf_node_get(mapping, keys[i]) == NULL || !is_right(load, mapping, keys[i]))
+            return;
+    weir_conf_fail(load, mapping, "are all 0, so that no token would count; write one that is not");
+}
+
+static void check_upstreams(weir_conf_load_t *load)
+{
+    for (size_t i = 0; i < load->conf->upstreams.size; ++i) {
+        check_inject(load, &load->conf->upstreams.entries[i]);
+        check_weights(load, &load->conf->upstreams.entries[i]);
+    }
+}
+
 /* ---- routes ---- */
 
 static bool shares_a_method(const weir_conf_strings_t *a, const weir_conf_strings_t *b)
@@ -259,5 +358,7 @@ void weir_conf_check_rules(weir_conf_load_t *load)
     check_correlation_names(load);
     check_all_tenant_names(load);
     check_buckets(load);
+    check_limits(load);
+    check_upstreams(load);
     check_routes(load);
 }

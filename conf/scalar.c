@@ -7,16 +7,16 @@
 #include <strings.h>
 #include <sys/un.h>
 
-const weir_conf_unit_t weir_conf_duration_units[4] = {{"h", 3600 * WEIR_CONF_NS_PER_S},
-                                                      {"m", 60 * WEIR_CONF_NS_PER_S},
-                                                      {"s", WEIR_CONF_NS_PER_S},
-                                                      {"ms", WEIR_CONF_NS_PER_MS}};
-const weir_conf_unit_t weir_conf_size_units[4] = {
+const weir_conf_scale_t weir_conf_duration_units[4] = {{"h", 3600 * WEIR_CONF_NS_PER_S},
+                                                       {"m", 60 * WEIR_CONF_NS_PER_S},
+                                                       {"s", WEIR_CONF_NS_PER_S},
+                                                       {"ms", WEIR_CONF_NS_PER_MS}};
+const weir_conf_scale_t weir_conf_size_units[4] = {
     {"GiB", INT64_C(1) << 30}, {"MiB", INT64_C(1) << 20}, {"KiB", INT64_C(1) << 10}, {"", 1}};
-const weir_conf_unit_t weir_conf_rate_units[4] = {{"d", 86400 * WEIR_CONF_NS_PER_S},
-                                                  {"h", 3600 * WEIR_CONF_NS_PER_S},
-                                                  {"m", 60 * WEIR_CONF_NS_PER_S},
-                                                  {"s", WEIR_CONF_NS_PER_S}};
+const weir_conf_scale_t weir_conf_rate_units[4] = {{"d", 86400 * WEIR_CONF_NS_PER_S},
+                                                   {"h", 3600 * WEIR_CONF_NS_PER_S},
+                                                   {"m", 60 * WEIR_CONF_NS_PER_S},
+                                                   {"s", WEIR_CONF_NS_PER_S}};
 
 static const int64_t duration_max_ns = INT64_C(876000) * 3600 * WEIR_CONF_NS_PER_S; /* 100 years */
 
@@ -32,7 +32,7 @@ static bool parse_digits(const char *text, int64_t *value, const char **end)
     return true;
 }
 
-static const weir_conf_unit_t *find_unit(const char *name, const weir_conf_unit_t units[4])
+static const weir_conf_scale_t *find_unit(const char *name, const weir_conf_scale_t units[4])
 {
     for (size_t i = 0; i < 4; ++i)
         if (strcmp(units[i].name, name) == 0)
@@ -40,16 +40,16 @@ static const weir_conf_unit_t *find_unit(const char *name, const weir_conf_unit_
     return NULL;
 }
 
-static bool parse_with_unit(const char *text, const weir_conf_unit_t units[4], int64_t *value)
+static bool parse_with_unit(const char *text, const weir_conf_scale_t units[4], int64_t *value)
 {
     const char *end;
     if (!parse_digits(text, value, &end))
         return false;
-    const weir_conf_unit_t *unit = find_unit(end, units);
+    const weir_conf_scale_t *unit = find_unit(end, units);
     return unit != NULL && !__builtin_mul_overflow(*value, unit->factor, value);
 }
 
-static void format_with_unit(int64_t value, const weir_conf_unit_t units[4], char text[WEIR_CONF_SCALAR_BYTES_MAX])
+static void format_with_unit(int64_t value, const weir_conf_scale_t units[4], char text[WEIR_CONF_SCALAR_BYTES_MAX])
 {
     size_t i = 0;
     while (i < 3 && value % units[i].factor != 0)
@@ -79,13 +79,48 @@ const char *weir_conf_parse_size(const char *text, uint64_t *value_bytes)
     return NULL;
 }
 
+/* A decimal number times 10^`digits`, which must be whole; *end is what follows. */
+static bool parse_decimal(const char *text, unsigned digits, int64_t *value, const char **end)
+{
+    const char *at;
+    if (!parse_digits(text, value, &at))
+        return false;
+    bool has_point = *at == '.';
+    at += has_point;
+    if (has_point && !isdigit((unsigned char)*at))
+        return false;
+    for (; digits > 0; --digits) {
+        int64_t digit = has_point && isdigit((unsigned char)*at) ? *at++ - '0' : 0;
+        if (__builtin_mul_overflow(*value, INT64_C(10), value) || __builtin_add_overflow(*value, digit, value))
+            return false;
+    }
+    *end = at;
+    return !isdigit((unsigned char)*at);
+}
+
+const char *weir_conf_parse_weight(const char *text, int64_t *value_micros)
+{
+    const char *end;
+    if (parse_decimal(text, 6, value_micros, &end) && *end == '\0')
+        return NULL;
+    return "write a number with at most 6 digits after the point, such as 1, 0.1, 1.25";
+}
+
+const char *weir_conf_parse_percent(const char *text, int64_t *value_ppm)
+{
+    const char *end;
+    if (parse_decimal(text, 4, value_ppm, &end) && strcmp(end, "%") == 0)
+        return NULL;
+    return "write a number and %, such as 25%";
+}
+
 const char *weir_conf_parse_rate(const char *text, weir_conf_rate_t *rate)
 {
     static const char right[] = "write a count and a unit, such as 50/s, 600/m, 10000/h";
     const char *end;
     if (!parse_digits(text, &rate->count, &end) || *end != '/')
         return right;
-    const weir_conf_unit_t *unit = find_unit(end + 1, weir_conf_rate_units);
+    const weir_conf_scale_t *unit = find_unit(end + 1, weir_conf_rate_units);
     if (unit == NULL)
         return right;
     rate->period_ns = unit->factor;
@@ -108,9 +143,34 @@ void weir_conf_format_size(uint64_t value_bytes, char text[WEIR_CONF_SCALAR_BYTE
         format_with_unit((int64_t)value_bytes, weir_conf_size_units, text);
 }
 
+/* value / 10^digits */
+static void format_decimal(int64_t value, unsigned digits, const char *unit, char text[WEIR_CONF_SCALAR_BYTES_MAX])
+{
+    int64_t whole = 1;
+    for (unsigned i = 0; i < digits; ++i)
+        whole *= 10;
+    int len =
+        snprintf(text, WEIR_CONF_SCALAR_BYTES_MAX, "%" PRId64 ".%0*" PRId64, value / whole, (int)digits, value % whole);
+    while (text[len - 1] == '0')
+        --len;
+    if (text[len - 1] == '.')
+        --len;
+    snprintf(text + len, WEIR_CONF_SCALAR_BYTES_MAX - (size_t)len, "%s", unit);
+}
+
+void weir_conf_format_weight(int64_t value_micros, char text[WEIR_CONF_SCALAR_BYTES_MAX])
+{
+    format_decimal(value_micros, 6, "", text);
+}
+
+void weir_conf_format_percent(int64_t value_ppm, char text[WEIR_CONF_SCALAR_BYTES_MAX])
+{
+    format_decimal(value_ppm, 4, "%", text);
+}
+
 void weir_conf_format_rate(weir_conf_rate_t rate, char text[WEIR_CONF_SCALAR_BYTES_MAX])
 {
-    const weir_conf_unit_t *unit = weir_conf_rate_units;
+    const weir_conf_scale_t *unit = weir_conf_rate_units;
     while (unit < &weir_conf_rate_units[3] && unit->factor != rate.period_ns)
         ++unit;
     snprintf(text, WEIR_CONF_SCALAR_BYTES_MAX, "%" PRId64 "/%s", rate.count, unit->name);

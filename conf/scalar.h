@@ -15,6 +15,9 @@
 const char *weir_conf_parse_count(const char *text, int64_t *value);       /* 0 .. INT64_MAX */
 const char *weir_conf_parse_duration(const char *text, int64_t *value_ns); /* 0 .. 100 years */
 const char *weir_conf_parse_size(const char *text, uint64_t *value_bytes); /* 0 .. 2^63 - 1 */
+/* Decimal numbers, no exponent: 1.25 is 1250000, 12.5% is 125000; no more digits after the point than fit. */
+const char *weir_conf_parse_weight(const char *text, int64_t *value_micros);
+const char *weir_conf_parse_percent(const char *text, int64_t *value_ppm);
 const char *weir_conf_parse_rate(const char *text, weir_conf_rate_t *rate);
 const char *weir_conf_parse_cidr(const char *text, weir_conf_cidr_t *cidr);
 const char *weir_conf_parse_address(const char *text, weir_conf_arena_t *arena, weir_conf_address_t *address);
@@ -35,14 +38,16 @@ const char *weir_conf_parse_log_target(const char *text);
 typedef struct {
     const char *name;
     int64_t factor;
-} weir_conf_unit_t;
+} weir_conf_scale_t;
 
-extern const weir_conf_unit_t weir_conf_duration_units[4], weir_conf_size_units[4], weir_conf_rate_units[4];
+extern const weir_conf_scale_t weir_conf_duration_units[4], weir_conf_size_units[4], weir_conf_rate_units[4];
 
 /* The shortest notation that is exact. */
 enum { WEIR_CONF_SCALAR_BYTES_MAX = 64 };
 void weir_conf_format_duration(int64_t value_ns, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 void weir_conf_format_size(uint64_t value_bytes, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
+void weir_conf_format_weight(int64_t value_micros, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
+void weir_conf_format_percent(int64_t value_ppm, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 void weir_conf_format_rate(weir_conf_rate_t rate, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 void weir_conf_format_cidr(const weir_conf_cidr_t *cidr, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 

@@ -1,5 +1,6 @@
-/* The JSON Schema (draft 2020-12) of a weir.yaml: what an editor needs to say what the loader would say, but for what
- * holds between sections. Every scalar may also be inserted, and every field that is not required may be null. */
+/* The JSON Schema (draft 2020-12) of a weir.yaml: what an editor needs to say what the loader would say, but for the
+ * rules between fields (rules.c). Every scalar may also be inserted, and every field that is not required may be null.
+ */
 
 #include <ctype.h>
 #include <string.h>
@@ -174,16 +175,20 @@ static void write_required(weir_conf_json_t *json, const weir_conf_section_t *se
 
 /* ---- what depends on the algorithm ---- */
 
-static void write_others_null(weir_conf_json_t *json, const weir_conf_section_t *quota, unsigned algorithm)
+/* `section`'s fields that the algorithm does not have. */
+static void write_others_null(weir_conf_json_t *json, const weir_conf_section_t *section, unsigned algorithm)
 {
-    for (size_t i = 0; i < quota->field_count; ++i)
-        if ((quota->fields[i].algorithms & algorithm) == 0) {
-            weir_conf_json_key(json, quota->fields[i].key);
-            write_null(json);
-        }
+    for (size_t i = 0; i < section->field_count; ++i) {
+        const weir_conf_field_t *field = &section->fields[i];
+        if (field->algorithms == 0 || (field->algorithms & algorithm) != 0)
+            continue;
+        weir_conf_json_key(json, field->key);
+        write_null(json);
+    }
 }
 
-static void write_then(weir_conf_json_t *json, const weir_conf_section_t *quota, unsigned algorithm)
+static void write_then(weir_conf_json_t *json, const weir_conf_section_t *limit, const weir_conf_section_t *quota,
+                       unsigned algorithm)
 {
     open_member(json, "then", '{');
     open_member(json, "required", '[');
@@ -200,6 +205,7 @@ static void write_then(weir_conf_json_t *json, const weir_conf_section_t *quota,
             weir_conf_json_close(json, '}');
         }
     write_others_null(json, quota, algorithm);
+    write_others_null(json, limit, algorithm);
     open_member(json, "tenants", '{');
     open_member(json, "additionalProperties", '{');
     open_member(json, "properties", '{');
@@ -243,7 +249,7 @@ static void write_algorithms(weir_conf_json_t *json, const weir_conf_section_t *
     for (size_t i = 0; field->type->words[i] != NULL; ++i) {
         weir_conf_json_open(json, '{');
         write_if(json, field, field->type->words[i]);
-        write_then(json, inner->section(), 1u << i);
+        write_then(json, section, inner->section(), 1u << i);
         weir_conf_json_close(json, '}');
     }
     weir_conf_json_close(json, ']');

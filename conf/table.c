@@ -1,3 +1,4 @@
+#include "scalar.h"
 #include "table.h"
 
 #define STRUCT(name_, text_)                                    \
@@ -39,17 +40,19 @@
     {FIELD_HEAD(0, key_, type_), default_, .min = min_, .max = max_, .reload = reload_, .text = text_},
 #define FIELD_OF(algorithms_, key_, type_, default_, min_, max_, reload_, text_) \
     {FIELD_HEAD(algorithms_, key_, type_), default_, .min = min_, .max = max_, .reload = reload_, .text = text_},
-#define WITH_SECTION(kind_, key_, section_, max_) \
-    {.kind = kind_,                               \
-     .key = #key_,                                \
-     .offset = offsetof(row_t, key_),             \
-     .max = max_,                                 \
+#define WITH_SECTION(kind_, algorithms_, key_, section_, max_) \
+    {.kind = kind_,                                            \
+     .key = #key_,                                             \
+     .offset = offsetof(row_t, key_),                          \
+     .algorithms = algorithms_,                                \
+     .max = max_,                                              \
      .section = weir_conf_section_##section_},
-#define SECTION(key, section) WITH_SECTION(WEIR_CONF_SECTION, key, section, NULL)
-#define INLINE(key, section) WITH_SECTION(WEIR_CONF_INLINE, key, section, NULL)
-#define OWN(key, section) WITH_SECTION(WEIR_CONF_OWN, key, section, NULL)
-#define NAMED(key, section, max) WITH_SECTION(WEIR_CONF_NAMED, key, section, max)
-#define LIST(key, section, max) WITH_SECTION(WEIR_CONF_LIST, key, section, max)
+#define SECTION(key, section) WITH_SECTION(WEIR_CONF_SECTION, 0, key, section, NULL)
+#define SECTION_OF(algorithms, key, section) WITH_SECTION(WEIR_CONF_SECTION, algorithms, key, section, NULL)
+#define INLINE(key, section) WITH_SECTION(WEIR_CONF_INLINE, 0, key, section, NULL)
+#define OWN(key, section) WITH_SECTION(WEIR_CONF_OWN, 0, key, section, NULL)
+#define NAMED(key, section, max) WITH_SECTION(WEIR_CONF_NAMED, 0, key, section, max)
+#define LIST(key, section, max) WITH_SECTION(WEIR_CONF_LIST, 0, key, section, max)
 #include "fields/sections.def"
 
 const weir_conf_field_t *weir_conf_section_find(const weir_conf_section_t *section, weir_conf_row_kind_t kind)
@@ -60,16 +63,31 @@ const weir_conf_field_t *weir_conf_section_find(const weir_conf_section_t *secti
     return NULL;
 }
 
-void weir_conf_derive_burst(void *row)
-{
-    weir_conf_quota_t *quota = row;
-    int64_t seconds = quota->rate.period_ns / INT64_C(1000000000); /* 0 where the rate is wrong */
-    int64_t per_second = seconds > 0 ? (quota->rate.count + seconds - 1) / seconds : 0;
-    quota->burst = per_second > 1 ? per_second : 1;
-}
-
-void weir_conf_derive_host(void *row)
+void weir_conf_derive_host(void *row, const void *outer)
 {
     weir_conf_upstream_t *upstream = row;
     upstream->host = upstream->url.kind == WEIR_UPSTREAM_UNIX ? WEIR_HOST_PRESERVE : WEIR_HOST_UPSTREAM;
+}
+
+/* Whom the agent works for is none of a provider's business. */
+void weir_conf_derive_forward(void *row, const void *outer)
+{
+    weir_conf_upstream_t *upstream = row;
+    bool is_plain = upstream->dialect == WEIR_DIALECT_PLAIN;
+    upstream->forward = is_plain ? WEIR_FORWARD_CORRELATION | WEIR_FORWARD_TRACEPARENT | WEIR_FORWARD_TENANT : 0;
+}
+
+void weir_conf_derive_idle_timeout(void *row, const void *outer)
+{
+    const weir_conf_upstream_t *upstream = outer;
+    weir_conf_upstream_connections_t *connections = row;
+    connections->idle_timeout_ns = (upstream->dialect == WEIR_DIALECT_PLAIN ? 4 : 60) * WEIR_CONF_NS_PER_S;
+}
+
+/* A language model that does not stream answers when it has written all of it. */
+void weir_conf_derive_first_byte(void *row, const void *outer)
+{
+    const weir_conf_upstream_t *upstream = outer;
+    weir_conf_upstream_timeouts_t *timeouts = row;
+    timeouts->first_byte_ns = (upstream->dialect == WEIR_DIALECT_PLAIN ? 60 : 600) * WEIR_CONF_NS_PER_S;
 }

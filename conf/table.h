@@ -42,6 +42,7 @@ typedef enum { LIVE, RESTART } weir_conf_reload_t;
 enum {
     TOKEN_BUCKET = 1 << WEIR_LIMIT_TOKEN_BUCKET,
     SLIDING_WINDOW = 1 << WEIR_LIMIT_SLIDING_WINDOW,
+    CONCURRENCY = 1 << WEIR_LIMIT_CONCURRENCY,
     NOT_PER_TENANT = 1 << 16, /* and a tenant cannot have its own */
 };
 
@@ -56,10 +57,10 @@ struct weir_conf_field {
     /* VALUE */
     const weir_conf_type_t *type;
     bool required;
-    const char *default_text;  /* NULL: none */
-    void (*derive)(void *row); /* in place of a default */
-    const char *derived;       /* from what */
-    const char *min, *max;     /* `max` of NAMED and LIST, too */
+    const char *default_text;                     /* NULL: none */
+    void (*derive)(void *row, const void *outer); /* in place of a default */
+    const char *derived;                          /* from what */
+    const char *min, *max;                        /* `max` of NAMED and LIST, too */
 
     /* SECTION, INLINE, OWN, NAMED, LIST */
     const weir_conf_section_t *(*section)(void);
@@ -95,9 +96,13 @@ static inline const void *weir_conf_member_const(const weir_conf_field_t *field,
     return (const char *)row + field->offset;
 }
 
-/* The default of a field that has one in fields/ */
-void weir_conf_derive_burst(void *row);
-void weir_conf_derive_host(void *row);
+/* Defaults that depend on other fields: those of `row`, and of `outer`, the mapping that `row` is a part of (NULL: it
+ * is none). Both are loaded as far as their fields stand before. */
+void weir_conf_derive_burst(void *row, const void *outer);      /* quota.c; outer: the limit */
+void weir_conf_derive_first_byte(void *row, const void *outer); /* outer: the upstream */
+void weir_conf_derive_forward(void *row, const void *outer);
+void weir_conf_derive_host(void *row, const void *outer);
+void weir_conf_derive_idle_timeout(void *row, const void *outer); /* outer: the upstream */
 
 #define TYPE(type) extern const weir_conf_type_t weir_conf_type_##type;
 #include "fields/types.def"

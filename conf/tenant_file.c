@@ -184,7 +184,7 @@ static void read_overrides(weir_conf_load_t *load, const weir_conf_node_t *mappi
         override->value.quota = limit->quota;
         weir_conf_load_override(load, limit, node, &override->value.quota);
         if (limit->algorithm == WEIR_LIMIT_TOKEN_BUCKET && !has_burst && weir_conf_node_get(node, "burst") == NULL)
-            weir_conf_derive_burst(&override->value.quota); /* of the tenant's own rate */
+            weir_conf_derive_burst(&override->value.quota, limit); /* of the tenant's own rate */
     }
 }
 

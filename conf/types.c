@@ -194,9 +194,13 @@ SCHEMA(word)
         .what = what_, .words = words_##type, .parse = parse_word, .print = print_word, .schema = schema_word};
 
 WORD_TYPE(algorithm, "an algorithm")
+WORD_TYPE(dialect, "a dialect")
 WORD_TYPE(host, "a way to set Host")
 WORD_TYPE(limit_mode, "a mode")
+WORD_TYPE(limit_scope, "a scope")
 WORD_TYPE(log_level, "a level")
+WORD_TYPE(precision, "a precision")
+WORD_TYPE(unit, "a unit of limits")
 
 const weir_conf_type_t weir_conf_type_flag = {.what = "true or false",
                                               .right = "write true or false",

@@ -99,9 +99,8 @@ static void schema_word_items(weir_conf_json_t *json, const char *const *words)
 }
 
 /* { name: text that is a header's name } */
-static void schema_header_object(weir_conf_json_t *json, const char *name)
+static void write_header_object(weir_conf_json_t *json, const char *name)
 {
-    weir_conf_json_open(json, '{');
     weir_conf_json_member_text(json, "type", "object");
     weir_conf_json_key(json, "properties");
     weir_conf_json_open(json, '{');
@@ -113,6 +112,12 @@ static void schema_header_object(weir_conf_json_t *json, const char *name)
     weir_conf_json_text(json, name);
     weir_conf_json_close(json, ']');
     weir_conf_json_member_word(json, "additionalProperties", "false");
+}
+
+static void schema_header_object(weir_conf_json_t *json, const char *name)
+{
+    weir_conf_json_open(json, '{');
+    write_header_object(json, name);
     weir_conf_json_close(json, '}');
 }
 
@@ -312,8 +317,9 @@ SCHEMA(cidrs)
 
 /* ---- parts of a key, sources of a tenant ---- */
 
-static const char *const key_words[] = {"tenant", "route", "client_ip", NULL};
-static const char key_what[] = "a part of a key", key_right[] = "write tenant, route, client_ip or {header: NAME}";
+static const char *const key_words[] = {"tenant", "route", "model", "client_ip", "correlation", NULL};
+static const char key_what[] = "a part of a key",
+                  key_right[] = "write tenant, route, model, client_ip, correlation or {header: NAME}";
 
 static bool load_key_part(weir_conf_load_t *load, const weir_conf_node_t *node, weir_conf_key_part_t *part)
 {
@@ -387,6 +393,32 @@ SCHEMA(key_parts)
     schema_header_object(json, "header");
     weir_conf_json_close(json, ']');
     weir_conf_json_close(json, '}');
+}
+
+PARSE(priority)
+{
+    static const char *const names[] = {"header"};
+    size_t index;
+    const weir_conf_node_t *header = only_field(load, node, field->type->what, field->type->right, names, 1, &index);
+    if (header != NULL)
+        *(const char **)weir_conf_member(field, row) = weir_conf_load_header(load, header, weir_conf_parse_own_header);
+}
+
+PRINT(priority)
+{
+    const char *header = *(const char *const *)weir_conf_member_const(field, row);
+    if (header == NULL) {
+        fputs(" null\n", out);
+        return;
+    }
+    fputc(' ', out);
+    print_header_object(out, "header", header);
+    fputc('\n', out);
+}
+
+SCHEMA(priority)
+{
+    write_header_object(json, "header");
 }
 
 static const char *const source_names[] = {"header", "api_key"};
@@ -545,6 +577,8 @@ DEFINE_TYPE(cidrs, "a list of networks", "write such as [10.0.0.0/8, \"fd00::/8\
 DEFINE_TYPE(key_parts, "a list of what requests are counted by",
             "write such as [tenant], or [] for one that is for all", "entries", parse_key_parts, print_key_parts,
             schema_key_parts)
+DEFINE_TYPE(priority, "a source of the priority", "write {header: NAME}", NULL, parse_priority, print_priority,
+            schema_priority)
 DEFINE_TYPE(tenant_sources, "a list of where the tenant is found", "write such as [{header: X-Tenant-ID}]", "entries",
             parse_tenant_sources, print_tenant_sources, schema_tenant_sources)
 DEFINE_TYPE(api_keys, "a mapping", "write {SHA-256 of a key: tenant}", "entries", parse_later, print_api_keys,

@@ -72,7 +72,7 @@ static void end_any_of(weir_conf_json_t *json)
 }
 
 /* A pattern that matches a count from min to max in each of the units; `units` ends with `unit_count`. */
-static void schema_units(weir_conf_json_t *json, int64_t min, int64_t max, const weir_conf_unit_t *units,
+static void schema_units(weir_conf_json_t *json, int64_t min, int64_t max, const weir_conf_scale_t *units,
                          size_t unit_count)
 {
     char *pattern = NULL;
@@ -99,7 +99,7 @@ static void schema_units(weir_conf_json_t *json, int64_t min, int64_t max, const
 
 static void schema_integer(weir_conf_json_t *json, int64_t min, int64_t max)
 {
-    static const weir_conf_unit_t none = {"", 1};
+    static const weir_conf_scale_t none = {"", 1};
     weir_conf_json_member_text(json, "type", "integer");
     weir_conf_json_member_number(json, "minimum", min);
     weir_conf_json_member_number(json, "maximum", max);
@@ -269,6 +269,95 @@ SCHEMA(rate)
     free(pattern);
 }
 
+/* ---- decimal numbers ---- */
+
+typedef const char *parse_decimal_t(const char *text, int64_t *value);
+
+static int64_t decimal_bound(const char *text, parse_decimal_t *parse)
+{
+    int64_t value;
+    if (parse(text, &value) != NULL)
+        abort();
+    return value;
+}
+
+static void load_decimal(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                         void *row, parse_decimal_t *parse)
+{
+    const char *text = weir_conf_scalar(load, field->type, node);
+    int64_t value;
+    if (text == NULL)
+        return;
+    const char *right = parse(text, &value);
+    int64_t min = decimal_bound(field->min, parse), max = decimal_bound(field->max, parse);
+    if (right != NULL)
+        weir_conf_fail_value(load, node, field->type->what, right);
+    else if (value < min || value > max)
+        fail_bounds(load, field, node, value < min);
+    else
+        *(int64_t *)weir_conf_member(field, row) = value;
+}
+
+/* A number from min to max, both whole, with at most so many digits after the point, and what follows it. */
+static void schema_decimal(weir_conf_json_t *json, int64_t min, int64_t max, int digits, const char *end)
+{
+    char *pattern = NULL;
+    size_t len;
+    FILE *out = open_memstream(&pattern, &len);
+    if (out == NULL)
+        abort();
+    fputs("^((", out);
+    weir_conf_range_write(out, min, max - 1);
+    fprintf(out, ")(\\.[0-9]{1,%d})?|%" PRId64 "(\\.0{1,%d})?)%s$", digits, max, digits, end);
+    if (fclose(out) != 0)
+        abort();
+    weir_conf_schema_text(json, pattern, NULL, NULL, false);
+    free(pattern);
+}
+
+PARSE(weight)
+{
+    load_decimal(load, field, node, row, weir_conf_parse_weight);
+}
+
+PRINT(weight)
+{
+    char text[WEIR_CONF_SCALAR_BYTES_MAX];
+    weir_conf_format_weight(*(const int64_t *)weir_conf_member_const(field, row), text);
+    fprintf(out, " %s\n", text);
+}
+
+SCHEMA(weight)
+{
+    begin_any_of(json);
+    weir_conf_json_member_text(json, "type", "number");
+    weir_conf_json_member_word(json, "minimum", field->min);
+    weir_conf_json_member_word(json, "maximum", field->max);
+    next_any_of(json);
+    schema_decimal(json, weir_conf_bound(field->min), weir_conf_bound(field->max), 6, "");
+    end_any_of(json);
+}
+
+PARSE(percent)
+{
+    load_decimal(load, field, node, row, weir_conf_parse_percent);
+}
+
+PRINT(percent)
+{
+    char text[WEIR_CONF_SCALAR_BYTES_MAX];
+    weir_conf_format_percent(*(const int64_t *)weir_conf_member_const(field, row), text);
+    fprintf(out, " %s\n", text);
+}
+
+SCHEMA(percent)
+{
+    int64_t one = decimal_bound("1%", weir_conf_parse_percent);
+    int64_t min = decimal_bound(field->min, weir_conf_parse_percent) / one;
+    int64_t max = decimal_bound(field->max, weir_conf_parse_percent) / one;
+    schema_decimal(json, min, max, 4, "%");
+}
+
 /* ---- the types ---- */
 
 DEFINE_TYPE(count, "a whole number", "write a whole number", NULL, parse_count, print_count, schema_count)
@@ -280,5 +369,8 @@ DEFINE_TYPE(duration, "a duration", "write a count and a unit, such as 250ms, 30
             print_duration, schema_duration)
 DEFINE_TYPE(size, "a size", "write bytes, or a count and a unit, such as 512, 64KiB, 16MiB, 1GiB", NULL, parse_size,
             print_size, schema_size)
+DEFINE_TYPE(weight, "a weight", "write a number, such as 1, 0.1, 1.25", NULL, parse_weight, print_weight, schema_weight)
+DEFINE_TYPE(percent, "a percentage", "write a number and %, such as 25%", NULL, parse_percent, print_percent,
+            schema_percent)
 DEFINE_TYPE(rate, "a rate", "write a count and a unit, such as 50/s, 600/m, 10000/h", "the count", parse_rate,
             print_rate, schema_rate)

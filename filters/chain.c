@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { STATE_ALIGNMENT = 16 };
 
@@ -57,6 +58,14 @@ void weir_chain_destroy(weir_chain_t *chain)
     for (size_t i = chain->count; i-- != 0;)
         chain->links[i].filter->destroy(chain->links[i].instance);
     free(chain);
+}
+
+void *weir_chain_instance(const weir_chain_t *chain, const char *name)
+{
+    for (size_t i = 0; i < chain->count; ++i)
+        if (strcmp(chain->links[i].filter->name, name) == 0)
+            return chain->links[i].instance;
+    return NULL;
 }
 
 static void *state_of(weir_chain_run_t *run, const link_t *link)

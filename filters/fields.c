@@ -69,3 +69,14 @@ bool weir_fields_is_made_of(weir_str_t value, const char *others)
     }
     return true;
 }
+
+bool weir_fields_is_type(weir_str_t value, const char *type)
+{
+    size_t len = strlen(type);
+    if (value.len < len || (value.len > len && strchr("; \t", value.base[len]) == NULL))
+        return false;
+    for (size_t i = 0; i < len; ++i)
+        if (lower(value.base[i]) != type[i])
+            return false;
+    return true;
+}

@@ -21,4 +21,7 @@ bool weir_fields_equal(weir_str_t a, weir_str_t b);
 /* Whether a value is made of ASCII letters, digits and `others` alone. */
 bool weir_fields_is_made_of(weir_str_t value, const char *others);
 
+/* Whether a Content-Type is of this media type (lower case), whatever its parameters. */
+bool weir_fields_is_type(weir_str_t value, const char *type);
+
 #endif

@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include "../conf/conf.h"
 #include "../conf/reasons.h"
+#include "core/json_pick.h"
 
 typedef struct {
     const char *base;
@@ -47,6 +48,16 @@ typedef struct {
     uint64_t generation;
 } weir_ticket_t;
 
+/* What a language model's answer used. */
+typedef struct {
+    bool input_is_known, output_is_known; /* reported by the provider; false: estimated from bytes */
+    int64_t input;    /* tokens, without the two below */
+    int64_t cached;   /* read from the provider's cache */
+    int64_t cache_write;
+    int64_t output;
+    int64_t weighted; /* the sum by usage.weights, rounded up: what limits are charged */
+} weir_usage_t;
+
 typedef enum { WEIR_DECISION_ADMITTED, WEIR_DECISION_REFUSED, WEIR_DECISION_SHADOW_REFUSED } weir_decision_t;
 
 struct weir_request;
@@ -56,13 +67,15 @@ typedef struct {
     void (*limit_decided)(const struct weir_request *request, size_t limit /* index into conf->limits */,
                           weir_decision_t decision);
     void (*limit_overflowed)(const struct weir_request *request, size_t limit);
+    void (*queue_left)(const struct weir_request *request, size_t limit, int64_t waited_ns); /* granted or not */
 } weir_observer_t;
 
 typedef struct weir_request {
     /* set before the first filter */
     const weir_conf_t *conf;
     const weir_conf_listener_t *listener;
-    const weir_conf_route_t *route;
+    const weir_conf_route_t *route; /* NULL: none */
+    const weir_conf_upstream_t *upstream; /* of the route, or the one that answers */
     weir_str_t method, target; /* target: path and query as they came */
     const weir_field_t *fields;
     size_t field_count;
@@ -75,6 +88,10 @@ typedef struct weir_request {
     int64_t wall_ms; /* Unix time, for what is written down */
     uint64_t random[2];
     weir_ticket_t ticket;
+    /* The body: its Content-Length, 0 where there is none, -1 where nobody knows before its end. After WEIR_NEED_BODY
+     * `picked` is what was read of it, and body_bytes its size. */
+    int64_t body_bytes;
+    const weir_json_picked_t *picked;
     const weir_observer_t *observer;
     void *(*alloc)(struct weir_request *request, size_t size); /* lives as long as the request; never NULL */
 
@@ -86,12 +103,15 @@ typedef struct weir_request {
     uint64_t dropped[WEIR_REQUEST_FIELDS_MAX / 64]; /* bit i: fields[i] does not go upstream */
     weir_up_field_t up_fields[WEIR_UP_FIELDS_MAX];
     size_t up_field_count;
+    weir_usage_t usage; /* of the answer; set by the time the chain is done, zeros where there is none */
+    bool has_usage;
     bool identity_ignored; /* an untrusted peer sent identity headers: the log warns, naming tenant.trusted */
 } weir_request_t;
 
 typedef enum {
     WEIR_PASS,   /* on to the next filter */
     WEIR_AWAIT,  /* the answer comes later, to request->ticket, at most at until_ns */
+    WEIR_NEED_BODY, /* the whole body is read first, and what it says in JSON; then the filter is woken */
     WEIR_ANSWER, /* the request ends here, with `reason` */
     WEIR_SHARE,  /* another call's answer is read from `stream` */
 } weir_verdict_kind_t;
@@ -126,7 +146,9 @@ typedef struct {
     weir_reason_t reason; /* NONE: a whole answer of the upstream */
     int status;           /* 0: no answer went out */
     int64_t now_ns;
-    bool ran; /* a call upstream was begun, whatever became of it */
+    bool ran;         /* a call upstream was begun, whatever became of it */
+    bool answered;    /* the first byte of an upstream's answer came */
+    int64_t body_bytes; /* of the request, that came */
 } weir_outcome_t;
 
 typedef struct weir_store weir_store_t;
@@ -138,7 +160,7 @@ typedef struct weir_filter {
     void *(*create)(const weir_conf_t *conf, weir_store_t *store);
     void (*destroy)(void *instance);
     weir_verdict_t (*admit)(void *instance, weir_request_t *request, void *state);
-    weir_verdict_t (*wake)(void *instance, weir_request_t *request, void *state); /* after AWAIT; may be NULL */
+    weir_verdict_t (*wake)(void *instance, weir_request_t *request, void *state); /* after AWAIT, NEED_BODY; may be NULL */
     void (*head)(void *instance, weir_request_t *request, void *state, weir_answer_t *answer); /* may be NULL */
     void (*tap)(void *instance, weir_request_t *request, void *state, weir_str_t bytes);       /* may be NULL */
     void (*done)(void *instance, weir_request_t *request, void *state, const weir_outcome_t *outcome); /* may be NULL */
@@ -160,6 +182,8 @@ weir_chain_t *weir_chain_create(const weir_conf_t *conf, weir_store_t *store);
 weir_chain_t *weir_chain_create_of(const weir_filter_t *const *filters, size_t count, const weir_conf_t *conf,
                                    weir_store_t *store);
 void weir_chain_destroy(weir_chain_t *chain);
+/* The instance of the filter that is called `name` in it; NULL if there is none. */
+void *weir_chain_instance(const weir_chain_t *chain, const char *name);
 weir_verdict_t weir_chain_admit(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request);
 weir_verdict_t weir_chain_wake(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request);
 /* In reverse order, for the filters that were entered. */

@@ -1,186 +1,76 @@
 /* How often a key may: every limit of the request's route in one decision of the store, all or nothing. */
-#include "filter.h"
+#include "limit.h"
 
 #include <assert.h>
-#include <stdlib.h>
-#include <string.h>
-#include "limit_fields.h"
-#include "limit_key.h"
-#include "store.h"
+#include "fields.h"
+#include "limit_plan.h"
 
-/* One limit of one route. */
-typedef struct {
-    size_t limit;    /* index into conf->limits */
-    size_t same_key; /* the first entry of the route that counts by the same key */
-    weir_limit_key_t key;
-} entry_t;
-
-/* What a request on one route meets. */
-typedef struct {
-    weir_store_key_t id;
-    size_t count;
-    entry_t *entries;
-    const weir_limit_text_t *texts[WEIR_LIMITS_PER_ROUTE_MAX]; /* of each entry */
-} plan_t;
+/*   OPEN --body--> asked --> PENDING --> asked again ...
+ *                    |----> QUEUED ---> asked again, or REFUSED for it took too long
+ *                    '----> CHARGED, REFUSED */
+typedef enum { OPEN, PENDING, QUEUED, CHARGED, REFUSED } phase_t;
 
 typedef struct {
-    const weir_conf_t *conf; /* outlives the instance, as all of a snapshot does */
-    weir_store_t *store;
-    weir_store_limit_t **states; /* of each limit */
-    weir_limit_text_t *texts;    /* of each limit */
-    plan_t **plans;              /* of each listener, of each route */
-} limit_t;
-
-typedef enum { OPEN, PENDING, CHARGED, REFUSED } phase_t;
-
-typedef struct {
-    const plan_t *plan;
+    const weir_limit_plan_t *plan;
     weir_store_item_t *items; /* plan->count */
-    int64_t until_ns;
-    phase_t phase;
+    int64_t asked_ns;         /* for the first time */
+    int64_t queued_ns;        /* since when it waits in this queue */
+    uint8_t queued;           /* the entry whose queue that is */
+    uint8_t phase;
 } state_t;
-
-/* The instance */
-
-static void *zeroed(size_t count, size_t size)
-{
-    void *memory = calloc(count != 0 ? count : 1, size);
-    assert(memory != NULL);
-    return memory;
-}
-
-static bool has_limit(const plan_t *plan, size_t limit)
-{
-    for (size_t i = 0; i < plan->count; ++i)
-        if (plan->entries[i].limit == limit)
-            return true;
-    return false;
-}
-
-static void plan_add(plan_t *plan, const limit_t *self, size_t limit, const weir_conf_listener_t *listener)
-{
-    entry_t *entry = &plan->entries[plan->count];
-    *entry = (entry_t){.limit = limit};
-    weir_limit_key_init(&entry->key, &self->conf->limits.entries[limit], listener);
-    while (!weir_limit_key_is_same(&plan->entries[entry->same_key].key, &entry->key))
-        ++entry->same_key;
-    plan->texts[plan->count++] = &self->texts[limit];
-}
-
-static void plan_init(plan_t *plan, const limit_t *self, const weir_conf_listener_t *listener,
-                      const weir_conf_route_t *route)
-{
-    assert(route->limits.size <= WEIR_LIMITS_PER_ROUTE_MAX);
-    plan->id = weir_limit_key_route(self->store, listener, route);
-    plan->entries = zeroed(route->limits.size, sizeof(*plan->entries));
-    for (size_t i = 0; i < route->limits.size; ++i)
-        if (!has_limit(plan, route->limits.entries[i])) /* named twice is charged once */
-            plan_add(plan, self, route->limits.entries[i], listener);
-}
-
-static void plan_dispose(plan_t *plan)
-{
-    for (size_t i = 0; i < plan->count; ++i)
-        weir_limit_key_dispose(&plan->entries[i].key);
-    free(plan->entries);
-}
 
 static void *limit_create(const weir_conf_t *conf, weir_store_t *store)
 {
-    limit_t *self = zeroed(1, sizeof(*self));
-    *self = (limit_t){
-        .conf = conf,
-        .store = store,
-        .states = zeroed(conf->limits.size, sizeof(*self->states)),
-        .texts = zeroed(conf->limits.size, sizeof(*self->texts)),
-        .plans = zeroed(conf->listeners.size, sizeof(*self->plans)),
-    };
-    for (size_t i = 0; i < conf->limits.size; ++i) {
-        self->states[i] = store->limit_acquire(store, &conf->limits.entries[i]);
-        weir_limit_text_init(&self->texts[i], &conf->limits.entries[i]);
-    }
-    for (size_t i = 0; i < conf->listeners.size; ++i) {
-        const weir_conf_listener_t *listener = &conf->listeners.entries[i];
-        self->plans[i] = zeroed(listener->routes.size, sizeof(*self->plans[i]));
-        for (size_t j = 0; j < listener->routes.size; ++j)
-            plan_init(&self->plans[i][j], self, listener, &listener->routes.entries[j]);
-    }
-    return self;
+    return weir_limit_plans_create(conf, store);
 }
 
 static void limit_destroy(void *instance)
 {
-    limit_t *self = instance;
-    for (size_t i = 0; i < self->conf->listeners.size; ++i) {
-        for (size_t j = 0; j < self->conf->listeners.entries[i].routes.size; ++j)
-            plan_dispose(&self->plans[i][j]);
-        free(self->plans[i]);
-    }
-    for (size_t i = 0; i < self->conf->limits.size; ++i) {
-        self->store->limit_release(self->store, self->states[i]);
-        weir_limit_text_dispose(&self->texts[i]);
-    }
-    free(self->plans);
-    free(self->texts);
-    free(self->states);
-    free(self);
+    weir_limit_plans_destroy(instance);
 }
 
-/* The question */
+/* Priority */
 
-static const plan_t *plan_of(const limit_t *self, const weir_request_t *request)
+static weir_lane_t lane_of(const weir_request_t *request, weir_str_t header)
 {
-    size_t listener = (size_t)(request->listener - self->conf->listeners.entries);
-    assert(listener < self->conf->listeners.size);
-    size_t route = (size_t)(request->route - request->listener->routes.entries);
-    assert(route < request->listener->routes.size);
-    return &self->plans[listener][route];
+    static const weir_str_t words[WEIR_LANES] = {{"urgent", 6}, {"normal", 6}, {"background", 10}};
+    weir_fields_seen_t seen = weir_fields_see(request, header);
+    for (weir_lane_t lane = 0; seen.count == 1 && lane < WEIR_LANES; ++lane)
+        if (weir_fields_equal(seen.value, words[lane]))
+            return lane;
+    return WEIR_LANE_NORMAL;
 }
 
-static int compare(weir_str_t tenant, const char *name)
-{
-    if (tenant.len == 0)
-        return -1;
-    int order = strncmp(tenant.base, name, tenant.len);
-    return order != 0 ? order : -(name[tenant.len] != 0);
-}
-
-static const weir_conf_quota_t *quota_of(const weir_conf_limit_t *limit, weir_str_t tenant)
-{
-    size_t low = 0, high = limit->tenants.size;
-    while (low != high) {
-        size_t middle = low + (high - low) / 2;
-        int order = compare(tenant, limit->tenants.entries[middle].tenant);
-        if (order == 0)
-            return &limit->tenants.entries[middle].quota;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return &limit->quota;
-}
-
-static void fill_items(const limit_t *self, const plan_t *plan, const weir_request_t *request, weir_store_item_t *items)
+/* Nobody who is not trusted makes himself urgent, here or further on. */
+static void drop_claims(const weir_limit_plan_t *plan, weir_request_t *request)
 {
     for (size_t i = 0; i < plan->count; ++i) {
-        const entry_t *entry = &plan->entries[i];
-        const weir_conf_limit_t *limit = &self->conf->limits.entries[entry->limit];
-        items[i] = (weir_store_item_t){
-            .limit = self->states[entry->limit],
-            .quota = quota_of(limit, request->tenant),
-            .key = entry->same_key < i ? items[entry->same_key].key
-                                       : weir_limit_key_of(&entry->key, self->store, request, plan->id),
-            .cost = 1,
-            .shadow = limit->mode == WEIR_LIMIT_SHADOW,
-        };
+        weir_str_t header = plan->entries[i].priority;
+        if (header.base == NULL || weir_fields_see(request, header).count == 0)
+            continue;
+        weir_fields_drop(request, header);
+        request->identity_ignored = true;
+    }
+}
+
+static void set_queueing(const weir_limit_plan_t *plan, weir_request_t *request, weir_store_item_t *items)
+{
+    for (size_t i = 0; i < plan->count; ++i) {
+        const weir_limit_entry_t *entry = &plan->entries[i];
+        if (!entry->has_queue)
+            continue;
+        items[i].queueing = request->alloc(request, sizeof(*items[i].queueing));
+        *items[i].queueing = (weir_store_queueing_t){.tenant = request->tenant, .lane = WEIR_LANE_NORMAL};
+        if (entry->priority.base != NULL && request->trusted)
+            items[i].queueing->lane = lane_of(request, entry->priority);
     }
 }
 
 /* The answer */
 
 /* A limit that would have admitted what another one refused was not charged, and has decided nothing. */
-static void observe(const plan_t *plan, const weir_request_t *request, const weir_store_item_t *items, bool admitted)
+static void observe(const weir_limit_plan_t *plan, const weir_request_t *request, const weir_store_item_t *items,
+                    bool admitted)
 {
     const weir_observer_t *observer = request->observer;
     if (observer == NULL)
@@ -197,58 +87,181 @@ static void observe(const plan_t *plan, const weir_request_t *request, const wei
     }
 }
 
-static weir_verdict_t refusal(const limit_t *self, const plan_t *plan, const weir_request_t *request,
-                              const weir_store_item_t *items)
+/* Slots alone are a matter of the queue; whatever else was missed is the limit's. */
+static weir_reason_t reason_of(const weir_limit_plan_t *plan, const weir_store_item_t *items)
 {
-    static const int64_t never_ns = WEIR_LIMIT_NEVER_S * INT64_C(1000000000);
-    weir_verdict_t verdict = {
-        .kind = WEIR_ANSWER, .reason = WEIR_REASON_LIMIT, .status = (int)request->route->on_limit.status};
+    weir_reason_t reason = WEIR_REASON_LIMIT;
     for (size_t i = 0; i < plan->count; ++i) {
         if (items[i].admitted || items[i].shadow)
             continue;
-        int64_t retry_after_ns = items[i].retry_after_ns < 0 ? never_ns : items[i].retry_after_ns;
+        if (items[i].refusal == WEIR_STORE_QUEUE_FULL)
+            reason = WEIR_REASON_QUEUE_FULL;
+        else if (plan->entries[i].conf->algorithm != WEIR_LIMIT_CONCURRENCY)
+            return WEIR_REASON_LIMIT;
+    }
+    return reason;
+}
+
+/* When a slot will be free nobody knows. */
+static int64_t retry_after_ns_of(const weir_store_item_t *item)
+{
+    static const int64_t never_ns = WEIR_LIMIT_NEVER_S * INT64_C(1000000000), unknown_ns = 1000000000;
+    return item->retry_after_ns < 0 ? never_ns : item->retry_after_ns == 0 ? unknown_ns : item->retry_after_ns;
+}
+
+static weir_verdict_t refusal(const weir_limit_plan_t *plan, const weir_request_t *request,
+                              const weir_store_item_t *items, weir_reason_t reason)
+{
+    weir_verdict_t verdict = {.kind = WEIR_ANSWER, .reason = reason, .status = (int)request->route->on_limit.status};
+    for (size_t i = 0; i < plan->count; ++i) {
+        if (items[i].admitted || items[i].shadow)
+            continue;
+        int64_t retry_after_ns = retry_after_ns_of(&items[i]);
         if (retry_after_ns > verdict.retry_after_ns)
             verdict.retry_after_ns = retry_after_ns;
-        verdict.violated[verdict.violated_count++] = self->conf->limits.entries[plan->entries[i].limit].name;
+        verdict.violated[verdict.violated_count++] = plan->entries[i].conf->name;
     }
     return verdict;
 }
 
-static weir_verdict_t settle(const limit_t *self, weir_request_t *request, state_t *state, weir_store_answer_t answer,
-                             bool admitted)
+/* Names of keys, for people */
+
+enum { CLOSE_PARTS = 5 }; /* close is who has a fifth left, or less */
+
+static void note_name(const weir_limit_plans_t *self, const weir_limit_key_t *key, const weir_request_t *request,
+                      const weir_store_item_t *item, int64_t quota)
 {
+    weir_store_t *store = self->store;
+    unsigned used_permille = quota > 0 ? (unsigned)((quota - item->remaining) * 1000 / quota) : 1000;
+    if (!store->wants_name(store, item, used_permille, request->now_ns))
+        return;
+    char name[WEIR_LIMIT_KEY_NAME_MAX];
+    size_t len = weir_limit_key_name(key, store, request, name);
+    store->note_name(store, item, used_permille, request->now_ns, name, len);
+}
+
+static void note_names(const weir_limit_plans_t *self, const weir_limit_plan_t *plan, const weir_request_t *request,
+                       const weir_store_item_t *items)
+{
+    for (size_t i = 0; i < plan->count; ++i) {
+        int64_t quota = weir_store_quota_size(items[i].quota);
+        if (!items[i].admitted || items[i].remaining <= quota / CLOSE_PARTS)
+            note_name(self, &plan->entries[i].key, request, &items[i], quota);
+    }
+}
+
+/* The queue */
+
+static size_t queued_entry(const weir_limit_plan_t *plan, const weir_store_item_t *items)
+{
+    size_t i = 0;
+    while (i < plan->count && (items[i].queueing == NULL || items[i].queueing->place == NULL))
+        ++i;
+    return i;
+}
+
+static void observe_queue(const weir_request_t *request, const state_t *state, int64_t now_ns)
+{
+    if (request->observer != NULL)
+        request->observer->queue_left(request, state->plan->entries[state->queued].limit, now_ns - state->queued_ns);
+}
+
+/* It waited, and does no longer, or in another queue. */
+static void watch_queue(const weir_request_t *request, state_t *state, int64_t now_ns)
+{
+    size_t queued = queued_entry(state->plan, state->items);
+    if (state->phase == QUEUED && queued == state->queued)
+        return;
+    if (state->phase == QUEUED)
+        observe_queue(request, state, now_ns);
+    state->queued = (uint8_t)queued;
+    state->queued_ns = now_ns;
+}
+
+static weir_verdict_t refuse(const weir_limit_plans_t *self, const weir_request_t *request, state_t *state,
+                             weir_reason_t reason)
+{
+    state->phase = REFUSED;
+    observe(state->plan, request, state->items, false);
+    note_names(self, state->plan, request, state->items);
+    return refusal(state->plan, request, state->items, reason);
+}
+
+static weir_verdict_t wait_in_queue(const weir_limit_plans_t *self, const weir_request_t *request, state_t *state)
+{
+    int64_t until_ns = state->asked_ns + state->plan->entries[state->queued].conf->queue.wait_ns;
+    state->phase = QUEUED;
+    if (request->now_ns < until_ns)
+        return (weir_verdict_t){.kind = WEIR_AWAIT, .until_ns = until_ns};
+    self->store->leave(self->store, state->items, state->plan->count, request->now_ns);
+    observe_queue(request, state, request->now_ns);
+    return refuse(self, request, state, WEIR_REASON_QUEUE_TIMEOUT);
+}
+
+static weir_verdict_t settle(const weir_limit_plans_t *self, weir_request_t *request, state_t *state,
+                             weir_store_answer_t answer, bool admitted)
+{
+    const weir_limit_plan_t *plan = state->plan;
+    if (!plan->is_plain)
+        watch_queue(request, state, request->now_ns);
+    if (answer == WEIR_STORE_QUEUED)
+        return wait_in_queue(self, request, state);
     if (answer == WEIR_STORE_PENDING) {
         state->phase = PENDING;
-        return (weir_verdict_t){.kind = WEIR_AWAIT, .until_ns = state->until_ns};
+        return (weir_verdict_t){.kind = WEIR_AWAIT, .until_ns = state->asked_ns + self->store->timeout_ns};
     }
-    state->phase = admitted ? CHARGED : REFUSED;
-    observe(state->plan, request, state->items, admitted);
-    return admitted ? (weir_verdict_t){.kind = WEIR_PASS} : refusal(self, state->plan, request, state->items);
+    if (!admitted)
+        return refuse(self, request, state, reason_of(plan, state->items));
+    state->phase = CHARGED;
+    observe(plan, request, state->items, true);
+    note_names(self, plan, request, state->items);
+    return (weir_verdict_t){.kind = WEIR_PASS};
+}
+
+static weir_verdict_t decide(const weir_limit_plans_t *self, weir_request_t *request, state_t *state)
+{
+    bool admitted = false;
+    weir_store_answer_t answer =
+        self->store->decide(self->store, state->items, state->plan->count, request->now_ns, request->ticket, &admitted);
+    return settle(self, request, state, answer, admitted);
+}
+
+static weir_verdict_t ask(const weir_limit_plans_t *self, weir_request_t *request, state_t *state)
+{
+    const weir_limit_plan_t *plan = state->plan;
+    state->items = request->alloc(request, plan->count * sizeof(*state->items));
+    state->asked_ns = request->now_ns;
+    weir_limit_plan_ask(self, plan, request, state->items);
+    if (!plan->is_plain)
+        set_queueing(plan, request, state->items);
+    return decide(self, request, state);
 }
 
 static weir_verdict_t limit_admit(void *instance, weir_request_t *request, void *state_)
 {
-    const limit_t *self = instance;
+    const weir_limit_plans_t *self = instance;
     state_t *state = state_;
     if (request->route == NULL)
         return (weir_verdict_t){.kind = WEIR_PASS};
-    const plan_t *plan = plan_of(self, request);
+    const weir_limit_plan_t *plan = weir_limit_plan_of(self, request);
     if (plan->count == 0)
         return (weir_verdict_t){.kind = WEIR_PASS};
     state->plan = plan;
-    state->items = request->alloc(request, plan->count * sizeof(*state->items));
-    state->until_ns = request->now_ns + self->store->timeout_ns;
-    fill_items(self, plan, request, state->items);
-    bool admitted = false;
-    weir_store_answer_t answer =
-        self->store->decide(self->store, state->items, plan->count, request->now_ns, request->ticket, &admitted);
-    return settle(self, request, state, answer, admitted);
+    if (!plan->is_plain && !request->trusted)
+        drop_claims(plan, request);
+    if (plan->needs_body && request->picked == NULL && request->body_bytes != 0)
+        return (weir_verdict_t){.kind = WEIR_NEED_BODY};
+    return ask(self, request, state);
 }
 
 static weir_verdict_t limit_wake(void *instance, weir_request_t *request, void *state_)
 {
-    const limit_t *self = instance;
+    const weir_limit_plans_t *self = instance;
     state_t *state = state_;
+    if (state->phase == OPEN)
+        return ask(self, request, state);
+    if (state->phase == QUEUED)
+        return decide(self, request, state);
     assert(state->phase == PENDING);
     bool admitted = false;
     weir_store_answer_t answer = self->store->collect(self->store, state->items, state->plan->count, request->now_ns,
@@ -278,15 +291,44 @@ static bool is_callers_doing(weir_reason_t reason)
     }
 }
 
+/* An answer of which nothing came has cost nothing. */
+static int64_t spent_of(weir_conf_unit_t unit, const weir_request_t *request, const weir_outcome_t *outcome)
+{
+    switch (unit) {
+    case WEIR_UNIT_LLM_TOKENS:
+        return outcome->answered && request->has_usage ? request->usage.weighted : 0;
+    case WEIR_UNIT_REQUEST_BYTES:
+        return outcome->body_bytes;
+    default:
+        return 0;
+    }
+}
+
+static void settle_items(const weir_limit_plans_t *self, const weir_request_t *request, const state_t *state,
+                         const weir_outcome_t *outcome)
+{
+    const weir_limit_plan_t *plan = state->plan;
+    for (size_t i = 0; i < plan->count; ++i)
+        state->items[i].spent = spent_of(plan->entries[i].conf->unit, request, outcome);
+    self->store->settle(self->store, state->items, plan->count, outcome->now_ns);
+}
+
 static void limit_done(void *instance, weir_request_t *request, void *state_, const weir_outcome_t *outcome)
 {
-    const limit_t *self = instance;
+    const weir_limit_plans_t *self = instance;
     const state_t *state = state_;
     if (state->phase == PENDING)
         self->store->abandon(self->store, request->ticket);
-    bool is_refused = outcome->reason != WEIR_REASON_NONE && !outcome->ran && !is_callers_doing(outcome->reason);
-    if (state->phase == CHARGED && is_refused)
+    if (state->phase == QUEUED) {
+        self->store->leave(self->store, state->items, state->plan->count, outcome->now_ns);
+        observe_queue(request, state, outcome->now_ns);
+    }
+    if (state->phase != CHARGED)
+        return;
+    if (outcome->reason != WEIR_REASON_NONE && !outcome->ran && !is_callers_doing(outcome->reason))
         self->store->refund(self->store, state->items, state->plan->count, outcome->now_ns);
+    else if (!state->plan->is_plain)
+        settle_items(self, request, state, outcome);
 }
 
 const weir_filter_t weir_filter_limit = {

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include "fields.h"
 
 /* Of an item's numbers with their keys, and the `, ` after it. */
 enum { NUMBERS_BYTES_MAX = 48, NS_PER_S = 1000000000 };
@@ -19,8 +20,7 @@ static char *put(char *to, const char *from, size_t len)
     return to + len;
 }
 
-/* key is `;q=` and the like. */
-static char *put_number(char *to, const char key[3], int64_t number)
+static char *put_digits(char *to, int64_t number)
 {
     char digits[20];
     size_t first = sizeof(digits);
@@ -29,12 +29,13 @@ static char *put_number(char *to, const char key[3], int64_t number)
         digits[--first] = (char)('0' + left % 10);
         left /= 10;
     } while (left != 0);
-    return put(put(to, key, 3), digits + first, sizeof(digits) - first);
+    return put(to, digits + first, sizeof(digits) - first);
 }
 
-static int64_t quota_of(const weir_conf_limit_t *limit, const weir_conf_quota_t *quota)
+/* key is `;q=` and the like. */
+static char *put_number(char *to, const char key[3], int64_t number)
 {
-    return limit->algorithm == WEIR_LIMIT_TOKEN_BUCKET ? quota->burst : quota->limit;
+    return put_digits(put(to, key, 3), number);
 }
 
 static int64_t seconds_up(int64_t ns)
@@ -42,12 +43,12 @@ static int64_t seconds_up(int64_t ns)
     return ns / NS_PER_S + (ns % NS_PER_S != 0);
 }
 
-/* 0: never */
+/* 0: never, or there is none */
 static int64_t window_s_of(const weir_conf_limit_t *limit, const weir_conf_quota_t *quota)
 {
     if (limit->algorithm == WEIR_LIMIT_SLIDING_WINDOW)
         return seconds_up(quota->window_ns);
-    if (quota->rate.count == 0)
+    if (limit->algorithm == WEIR_LIMIT_CONCURRENCY || quota->rate.count == 0)
         return 0;
     unsigned __int128 per_s = (unsigned __int128)(uint64_t)quota->rate.count * NS_PER_S;
     return (int64_t)(((unsigned __int128)(uint64_t)quota->burst * (uint64_t)quota->rate.period_ns + per_s - 1) / per_s);
@@ -56,7 +57,7 @@ static int64_t window_s_of(const weir_conf_limit_t *limit, const weir_conf_quota
 static char *put_policy(char *to, const weir_limit_text_t *text, const weir_conf_quota_t *quota)
 {
     int64_t window_s = window_s_of(text->limit, quota);
-    to = put_number(put(to, text->name, text->name_len), ";q=", quota_of(text->limit, quota));
+    to = put_number(put(to, text->name, text->name_len), ";q=", weir_store_quota_size(quota));
     return window_s != 0 ? put_number(to, ";w=", window_s) : to;
 }
 
@@ -64,7 +65,7 @@ static char *put_state(char *to, const weir_limit_text_t *text, const weir_store
 {
     int64_t reset_s = item->reset_ns < 0 ? WEIR_LIMIT_NEVER_S : seconds_up(item->reset_ns);
     to = put_number(put(to, text->name, text->name_len), ";r=", item->remaining);
-    return put_number(to, ";t=", reset_s);
+    return text->limit->algorithm == WEIR_LIMIT_CONCURRENCY ? to : put_number(to, ";t=", reset_s);
 }
 
 static char *put_policies(char *to, const shown_t *shown, size_t count)
@@ -96,14 +97,15 @@ static bool is_tighter(const shown_t *a, const shown_t *b)
     return (__int128)a->item->remaining * b->quota < (__int128)b->item->remaining * a->quota;
 }
 
-/* Those that are shown, the tightest first; equals stay in their order. */
-static size_t sort(shown_t *shown, const weir_store_item_t *items, const weir_limit_text_t *const *texts, size_t count)
+/* Those of a unit that are shown, the tightest first; equals stay in their order. */
+static size_t sort(shown_t *shown, const weir_store_item_t *items, const weir_limit_text_t *const *texts, size_t count,
+                   weir_conf_unit_t unit)
 {
     size_t size = 0;
     for (size_t i = 0; i < count; ++i) {
-        if (items[i].shadow)
+        if (items[i].shadow || texts[i]->limit->unit != unit)
             continue;
-        shown_t one = {&items[i], texts[i], quota_of(texts[i]->limit, items[i].quota)};
+        shown_t one = {&items[i], texts[i], weir_store_quota_size(items[i].quota)};
         size_t at = size++;
         for (; at != 0 && is_tighter(&one, &shown[at - 1]); --at)
             shown[at] = shown[at - 1];
@@ -112,21 +114,76 @@ static size_t sort(shown_t *shown, const weir_store_item_t *items, const weir_li
     return size;
 }
 
+static void add_requests(const shown_t *shown, size_t count, weir_request_t *request, weir_answer_t *answer)
+{
+    static const weir_str_t policy_name = {"RateLimit-Policy", 16}, state_name = {"RateLimit", 9};
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; ++i)
+        bytes += 2 * (shown[i].text->name_len + NUMBERS_BYTES_MAX);
+    char *policies = request->alloc(request, bytes);
+    char *states = put_policies(policies, shown, count);
+    char *end = put_states(states, shown, count);
+    answer->add(answer, policy_name, (weir_str_t){policies, (size_t)(states - policies)});
+    answer->add(answer, state_name, (weir_str_t){states, (size_t)(end - states)});
+}
+
+/* x-ratelimit-*-tokens, as OpenAI's API has them */
+
+/* As Go writes a duration: 250ms, 1.5s, 6m0s, 1h0m0s; rounded up to ms. */
+static char *put_duration(char *to, int64_t ns)
+{
+    enum { NS_PER_MS = 1000000, MS_PER_S = 1000, S_PER_M = 60, M_PER_H = 60 };
+    int64_t ms = ns / NS_PER_MS + (ns % NS_PER_MS != 0), s = ms / MS_PER_S, rest = ms % MS_PER_S;
+    if (s == 0 && rest != 0)
+        return put(put_digits(to, rest), "ms", 2);
+    if (s >= S_PER_M * M_PER_H)
+        to = put(put_digits(to, s / (S_PER_M * M_PER_H)), "h", 1);
+    if (s >= S_PER_M)
+        to = put(put_digits(to, s / S_PER_M % M_PER_H), "m", 1);
+    to = put_digits(to, s % S_PER_M);
+    if (rest != 0) {
+        char digits[4] = {'.', (char)('0' + rest / 100), (char)('0' + rest / 10 % 10), (char)('0' + rest % 10)};
+        size_t len = sizeof(digits);
+        while (digits[len - 1] == '0')
+            --len;
+        to = put(to, digits, len);
+    }
+    return put(to, "s", 1);
+}
+
+static bool has_field(const weir_answer_t *answer, weir_str_t name)
+{
+    for (size_t i = 0; i < answer->field_count; ++i)
+        if (weir_fields_equal(*answer->fields[i].name, name))
+            return true;
+    return false;
+}
+
+static void add_tokens(const shown_t *tightest, weir_request_t *request, weir_answer_t *answer)
+{
+    static const weir_str_t names[] = {
+        {"x-ratelimit-limit-tokens", 24}, {"x-ratelimit-remaining-tokens", 28}, {"x-ratelimit-reset-tokens", 24}};
+    const weir_store_item_t *item = tightest->item;
+    char *ends[4] = {request->alloc(request, 3 * NUMBERS_BYTES_MAX)};
+    ends[1] = put_digits(ends[0], tightest->quota);
+    ends[2] = put_digits(ends[1], item->remaining);
+    ends[3] = put_duration(ends[2], item->reset_ns < 0 ? WEIR_LIMIT_NEVER_S * INT64_C(1000000000) : item->reset_ns);
+    for (size_t i = 0; i < 3; ++i)
+        if (!has_field(answer, names[i]))
+            answer->add(answer, names[i], (weir_str_t){ends[i], (size_t)(ends[i + 1] - ends[i])});
+}
+
 void weir_limit_fields_add(const weir_store_item_t *items, const weir_limit_text_t *const *texts, size_t count,
                            weir_request_t *request, weir_answer_t *answer)
 {
-    static const weir_str_t policy_name = {"RateLimit-Policy", 16}, state_name = {"RateLimit", 9};
     shown_t shown[WEIR_LIMITS_PER_ROUTE_MAX];
-    size_t shown_count = sort(shown, items, texts, count), bytes = 0;
-    if (shown_count == 0)
+    size_t shown_count = sort(shown, items, texts, count, WEIR_UNIT_REQUESTS);
+    if (shown_count != 0)
+        add_requests(shown, shown_count, request, answer);
+    if (shown_count == count)
         return;
-    for (size_t i = 0; i < shown_count; ++i)
-        bytes += 2 * (shown[i].text->name_len + NUMBERS_BYTES_MAX);
-    char *policies = request->alloc(request, bytes);
-    char *states = put_policies(policies, shown, shown_count);
-    char *end = put_states(states, shown, shown_count);
-    answer->add(answer, policy_name, (weir_str_t){policies, (size_t)(states - policies)});
-    answer->add(answer, state_name, (weir_str_t){states, (size_t)(end - states)});
+    if (sort(shown, items, texts, count, WEIR_UNIT_LLM_TOKENS) != 0)
+        add_tokens(&shown[0], request, answer);
 }
 
 void weir_limit_text_init(weir_limit_text_t *text, const weir_conf_limit_t *limit)

@@ -8,6 +8,8 @@
 /* A longer part goes in as its length and its hash. */
 enum { PART_BYTES_MAX = 256 };
 
+_Static_assert((int)PART_BYTES_MAX >= (int)WEIR_MODEL_BYTES_MAX, "a part has room for every model");
+
 typedef struct {
     const weir_store_t *store;
     size_t len;
@@ -69,6 +71,15 @@ static void put_header(writer_t *writer, const weir_request_t *request, weir_str
         put(writer, &all, sizeof(all));
 }
 
+/* The first byte says which of them it is: without a model, with one, with one that is too long to be told. */
+static void put_model(writer_t *writer, const weir_json_picked_t *picked)
+{
+    uint8_t which = picked == NULL ? 0 : picked->model_is_long ? 2 : picked->model_len != 0;
+    put(writer, &which, sizeof(which));
+    if (which == 1)
+        put_part(writer, (weir_str_t){picked->model, picked->model_len});
+}
+
 weir_store_key_t weir_limit_key_of(const weir_limit_key_t *key, const weir_store_t *store,
                                    const weir_request_t *request, weir_store_key_t route)
 {
@@ -83,8 +94,14 @@ weir_store_key_t weir_limit_key_of(const weir_limit_key_t *key, const weir_store
         case WEIR_KEY_ROUTE:
             put(&writer, &route, sizeof(route));
             break;
+        case WEIR_KEY_MODEL:
+            put_model(&writer, request->picked);
+            break;
         case WEIR_KEY_CLIENT_IP:
             put_part(&writer, request->client_ip);
+            break;
+        case WEIR_KEY_CORRELATION:
+            put_part(&writer, request->correlation_id);
             break;
         case WEIR_KEY_HEADER:
             put_header(&writer, request, key->parts[i].header, key->parts[i].is_credential);
@@ -108,7 +125,7 @@ weir_store_key_t weir_limit_key_route(const weir_store_t *store, const weir_conf
 static bool is_credential(const weir_conf_listener_t *listener, weir_str_t name)
 {
     bool found = false;
-    for (size_t i = 0; i < listener->tenant->from.size && !found; ++i) {
+    for (size_t i = 0; listener != NULL && i < listener->tenant->from.size && !found; ++i) {
         const weir_conf_tenant_source_t *source = &listener->tenant->from.entries[i];
         weir_str_t lower = weir_fields_lower(source->header);
         found = source->is_api_key && weir_fields_equal(lower, name);
@@ -144,4 +161,112 @@ bool weir_limit_key_is_same(const weir_limit_key_t *a, const weir_limit_key_t *b
     for (size_t i = 0; i < a->count && same; ++i)
         same = a->parts[i].kind == b->parts[i].kind && weir_fields_equal(a->parts[i].header, b->parts[i].header);
     return same;
+}
+
+bool weir_limit_key_has(const weir_limit_key_t *key, weir_conf_key_kind_t kind)
+{
+    for (size_t i = 0; i < key->count; ++i)
+        if (key->parts[i].kind == kind)
+            return true;
+    return false;
+}
+
+/* Names for people */
+
+typedef struct {
+    char *name;
+    size_t len;
+} name_t;
+
+/* What is not plain ASCII would not be safe on every page. */
+static void name_add(name_t *name, weir_str_t text)
+{
+    for (size_t i = 0; i < text.len && name->len < WEIR_LIMIT_KEY_NAME_MAX - 1; ++i)
+        name->name[name->len++] = text.base[i] > ' ' && text.base[i] <= '~' ? text.base[i] : '?';
+}
+
+static void name_add_part(name_t *name, const char *label, weir_str_t value)
+{
+    name_add(name, weir_fields_text(label));
+    name_add(name, weir_fields_text("="));
+    name_add(name, value);
+}
+
+static bool is_secret(weir_str_t header)
+{
+    static const char *const names[] = {"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); ++i)
+        if (weir_fields_equal(header, weir_fields_text(names[i])))
+            return true;
+    return false;
+}
+
+static void name_add_hash(name_t *name, const weir_store_t *store, weir_str_t value)
+{
+    static const char digits[] = "0123456789abcdef";
+    enum { DIGITS = 8 };
+    char text[1 + DIGITS] = "#";
+    uint64_t hash = store->key(store, value.base, value.len).high;
+    for (int i = 0; i < DIGITS; ++i, hash >>= 4)
+        text[1 + i] = digits[hash & 15];
+    name_add(name, (weir_str_t){text, sizeof(text)});
+}
+
+/* A header that is absent has no `=`. */
+static void name_add_header(name_t *name, const weir_store_t *store, const weir_request_t *request, weir_str_t header,
+                            bool is_credential)
+{
+    const weir_field_t *field;
+    const char *between = "=";
+    name_add(name, weir_fields_text("header:"));
+    name_add(name, header);
+    for (size_t i = 0; (field = weir_request_find(request, header, &i)) != NULL; ++i) {
+        if (!is_believed(request, i, is_credential))
+            continue;
+        name_add(name, weir_fields_text(between));
+        between = ",";
+        if (is_credential || is_secret(header))
+            name_add_hash(name, store, field->value);
+        else
+            name_add(name, field->value);
+    }
+}
+
+static weir_str_t model_of(const weir_json_picked_t *picked)
+{
+    if (picked == NULL)
+        return weir_fields_text("");
+    return picked->model_is_long ? weir_fields_text("(long)") : (weir_str_t){picked->model, picked->model_len};
+}
+
+size_t weir_limit_key_name(const weir_limit_key_t *key, const weir_store_t *store, const weir_request_t *request,
+                           char text[WEIR_LIMIT_KEY_NAME_MAX])
+{
+    name_t name = {.name = text};
+    for (size_t i = 0; i < key->count; ++i) {
+        if (i != 0 && name.len < WEIR_LIMIT_KEY_NAME_MAX - 1)
+            text[name.len++] = ' ';
+        switch (key->parts[i].kind) {
+        case WEIR_KEY_TENANT:
+            name_add_part(&name, "tenant", request->tenant);
+            break;
+        case WEIR_KEY_ROUTE:
+            name_add_part(&name, "route", weir_fields_text(request->route != NULL ? request->route->path : NULL));
+            break;
+        case WEIR_KEY_MODEL:
+            name_add_part(&name, "model", model_of(request->picked));
+            break;
+        case WEIR_KEY_CLIENT_IP:
+            name_add_part(&name, "client_ip", request->client_ip);
+            break;
+        case WEIR_KEY_CORRELATION:
+            name_add_part(&name, "correlation", request->correlation_id);
+            break;
+        case WEIR_KEY_HEADER:
+            name_add_header(&name, store, request, key->parts[i].header, key->parts[i].is_credential);
+            break;
+        }
+    }
+    text[name.len] = '\0';
+    return name.len;
 }

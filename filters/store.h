@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "core/lanes.h"
 #include "filter.h"
 
 /* The state of one limit; outlives configurations in which the limit is the same one. */
@@ -20,28 +21,63 @@ typedef struct {
     uint64_t low, high;
 } weir_store_key_t;
 
+/* A place in a limit's queue: memory of the store, from the decision that queued until the one that found it granted or
+ * displaced, or until `leave`. */
+typedef struct weir_store_place weir_store_place_t;
+
+/* What an item is decided by when its limit has a queue. */
+typedef struct {
+    weir_str_t tenant; /* must live until the place is left */
+    weir_lane_t lane;
+    weir_store_place_t *place; /* the store's; NULL: it does not wait */
+} weir_store_queueing_t;
+
+typedef enum { WEIR_STORE_FREE, WEIR_STORE_LIMITED, WEIR_STORE_QUEUE_FULL } weir_store_refusal_t;
+
 typedef struct {
     /* asked */
     weir_store_limit_t *limit;
     const weir_conf_quota_t *quota; /* of this key: the limit's own or a tenant's */
     weir_store_key_t key;
-    int64_t cost;
-    bool shadow; /* decided and charged as if enforced, but never in the way of the others */
+    int64_t cost;                    /* in the limit's unit; what is reserved, where the unit is llm_tokens */
+    int64_t spent;                   /* for settle: what it came to, in the limit's unit */
+    weir_store_queueing_t *queueing; /* NULL: it does not wait for a slot */
+    bool shadow; /* decided and charged as if enforced, but never in the way of the others; never queued */
     /* answered */
     bool admitted;          /* by this limit; charged only if all enforced items were admitted */
     bool overflowed;        /* the table was full: decided in the overflow row */
+    weir_store_refusal_t refusal; /* where it was not admitted */
     int64_t charged_ns;     /* when `cost` was charged; -1: it was not */
-    int64_t remaining;      /* after this decision */
-    int64_t reset_ns;       /* until all is there again; -1: never */
-    int64_t retry_after_ns; /* refused: until `cost` fits if nobody else comes; -1: never; admitted: 0 */
+    int64_t remaining;      /* after this decision; reservations count as used */
+    int64_t reset_ns;       /* until all is there again; -1: never, or nobody knows (slots) */
+    int64_t retry_after_ns; /* refused: until `cost` fits if nobody else comes; -1: never; admitted, or a slot: 0 */
 } weir_store_item_t;
 
-typedef enum { WEIR_STORE_DECIDED, WEIR_STORE_PENDING } weir_store_answer_t;
+/* What a key may have used at once: burst, or limit. */
+static inline int64_t weir_store_quota_size(const weir_conf_quota_t *quota)
+{
+    return quota->burst != 0 ? quota->burst : quota->limit;
+}
 
+typedef enum {
+    WEIR_STORE_DECIDED,
+    WEIR_STORE_PENDING, /* the answer comes from elsewhere */
+    WEIR_STORE_QUEUED,  /* nothing was charged; one of the items waits in its limit's queue for a slot */
+} weir_store_answer_t;
+
+/* Tells the ticket's owner to come and ask again; called without locks, from any thread. */
 typedef struct {
-    const char *limit; /* name */
-    size_t keys;       /* rows in use */
-} weir_store_stats_t;
+    void (*tell)(void *context, weir_ticket_t ticket);
+    void *context;
+} weir_store_teller_t;
+
+/* A key near its limit, as it is now. */
+typedef struct {
+    char name[192]; /* tenant=acme model=gpt-5 */
+    int64_t quota, remaining, reset_ns;
+} weir_store_closest_t;
+
+enum { WEIR_STORE_CLOSEST_MAX = 20 };
 
 struct weir_store {
     /* The state of `limit`, kept from an earlier configuration if it has the same name, algorithm, window and key;
@@ -52,23 +88,43 @@ struct weir_store {
     weir_store_key_t (*key)(const weir_store_t *store, const void *parts, size_t len);
     /* count <= WEIR_LIMITS_PER_ROUTE_MAX, each limit once. Returns whether all enforced items were admitted in
      * *admitted. PENDING: the items are answered by `collect` after the ticket was told, or after timeout_ns at most.
-     */
+     * QUEUED: only slots were missing; the ticket is told when it has one (which it then holds until it asks) or was displaced, and
+     * the same items are decided anew by calling this again - early, and it is QUEUED again - or given up by `leave`. */
     weir_store_answer_t (*decide)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns,
                                   weir_ticket_t ticket, bool *admitted);
+    /* Gives up the place that one of the items may have in a queue, and a slot that it was granted. */
+    void (*leave)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns);
     int64_t timeout_ns; /* 0, and no collect and abandon: never PENDING */
     /* The answer to a PENDING decision; PENDING again where it is not there and timeout_ns are not over. */
     weir_store_answer_t (*collect)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns,
                                    weir_ticket_t ticket, bool *admitted);
     /* Nobody will collect: the store refunds what it charged, now or when it hears of it. */
     void (*abandon)(weir_store_t *store, weir_ticket_t ticket);
-    /* Gives back what a decision charged (items as they were answered). */
+    /* The request is over: gives back what a decision charged (items as they were answered), as if it had not been; or
+     * settles it: a slot is given back, a reservation becomes what was spent, of bytes what was spent over `cost` is
+     * charged too - there or not: what is not there is a debt. Either, once. */
     void (*refund)(weir_store_t *store, const weir_store_item_t *items, size_t count, int64_t now_ns);
-    size_t (*limit_keys)(weir_store_t *store, const char *name); /* rows in use; 0 for an unknown name */
+    void (*settle)(weir_store_t *store, const weir_store_item_t *items, size_t count, int64_t now_ns);
+    /* Answers the items as decide would now, each by itself; nothing changes. */
+    void (*peek)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns);
+    /* Forgets what the item's key has used. Slots in use and reservations stay: they end with their requests. */
+    void (*reset)(weir_store_t *store, const weir_store_item_t *item, int64_t now_ns);
+
+    /* Of a limit by its name (the newest, if two configurations have one): 0 for an unknown one. */
+    size_t (*limit_keys)(weir_store_t *store, const char *name); /* rows in use */
+    void (*queue_depth)(weir_store_t *store, const char *name, size_t depth[WEIR_LANES]);
+    /* A key of the item's limit came close to it: whether its name is wanted, and the name. */
+    bool (*wants_name)(weir_store_t *store, const weir_store_item_t *item, unsigned used_permille, int64_t now_ns);
+    void (*note_name)(weir_store_t *store, const weir_store_item_t *item, unsigned used_permille, int64_t now_ns,
+                      const char *name, size_t len);
+    /* The keys with the smallest part of their quota left, the tightest first. */
+    size_t (*closest)(weir_store_t *store, const char *name, int64_t now_ns,
+                      weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX]);
     void (*destroy)(weir_store_t *store);
 };
 
 /* State in this process. `secret` (64 bytes, drawn at start) keys the hashes; shards are its own business. */
-weir_store_t *weir_memory_store_create(const uint8_t secret[64]);
+weir_store_t *weir_memory_store_create(const uint8_t secret[64], weir_store_teller_t teller);
 
 /* Bytes that a table of `max_keys` rows of this limit comes to at most, for --check. */
 uint64_t weir_memory_store_bytes(const weir_conf_limit_t *limit);

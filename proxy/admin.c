@@ -1,90 +1,30 @@
 #include "admin.h"
 #include <arpa/inet.h>
 #include <assert.h>
-#include <inttypes.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <string.h>
-#include <time.h>
+#include "explain.h"
 #include "h1.h"
-#include "h1_head.h"
-#include "json_out.h"
+#include "page.h"
 #include "problem.h"
-#include "upstream.h"
+#include "reset.h"
+#include "status.h"
+#include "words.h"
 
 /* A worker that has not turned its loop for so long is stuck. */
 #define SIGN_OF_LIFE_MAX_NS (5 * INT64_C(1000000000))
 
-static weir_server_t *server_of(h2o_req_t *req)
-{
-    return weir_worker_of(req->conn->ctx)->server;
-}
-
 static const weir_conf_t *conf_of(h2o_req_t *req)
 {
-    return server_of(req)->snapshot->conf;
-}
-
-static bool is_method(h2o_req_t *req, const char *method)
-{
-    return h2o_memis(req->method.base, req->method.len, method, strlen(method));
-}
-
-/* -- answers ------------------------------------------------------------------------------------------------------ */
-
-/* Both live as long as the request. */
-static void add_field(h2o_req_t *req, const char *name, const char *value)
-{
-    h2o_add_header_by_str(&req->pool, &req->res.headers, name, strlen(name), 1, NULL, value, strlen(value));
-}
-
-static void answer(h2o_req_t *req, int status, const char *type, h2o_iovec_t body)
-{
-    static h2o_generator_t generator = {NULL, NULL};
-    req->res.status = status;
-    req->res.reason = weir_h1_status_phrase(status);
-    req->res.content_length = body.len;
-    add_field(req, "content-type", type);
-    add_field(req, "cache-control", "no-store");
-    add_field(req, "x-content-type-options", "nosniff");
-    h2o_start_response(req, &generator);
-    bool is_head = is_method(req, "HEAD");
-    h2o_send(req, is_head ? NULL : &body, is_head ? 0 : 1, H2O_SEND_STATE_FINAL);
-}
-
-static void answer_text(h2o_req_t *req, int status, const char *text)
-{
-    answer(req, status, "text/plain; charset=utf-8", h2o_strdup(&req->pool, text, SIZE_MAX));
+    return weir_page_server(req)->snapshot->conf;
 }
 
 void weir_admin_refuse(h2o_req_t *req, weir_reason_t reason, int status, const char *detail)
 {
     weir_problem_t problem = {.reason = reason, .status = status, .detail = detail};
-    add_field(req, "weir-reason", weir_reason_word(reason));
-    answer(req, status, "application/problem+json", weir_problem_body(&req->pool, &problem));
-}
-
-/* A text that is written into a FILE. */
-typedef struct {
-    FILE *file;
-    char *text;
-    size_t len;
-} writing_t;
-
-static void begin_writing(writing_t *writing)
-{
-    writing->text = NULL;
-    writing->file = open_memstream(&writing->text, &writing->len);
-    assert(writing->file != NULL);
-}
-
-static void answer_written(h2o_req_t *req, const char *type, writing_t *writing)
-{
-    int failed = fclose(writing->file);
-    assert(failed == 0);
-    h2o_iovec_t body = h2o_strdup(&req->pool, writing->text, writing->len);
-    free(writing->text);
-    answer(req, 200, type, body);
+    weir_page_add_field(req, "weir-reason", weir_reason_word(reason));
+    weir_page_answer(req, status, "application/problem+json", weir_problem_body(&req->pool, &problem));
 }
 
 /* -- the page for people ------------------------------------------------------------------------------------------ */
@@ -128,188 +68,21 @@ static void write_source_hash(FILE *file, const char *text)
 
 static void answer_page(h2o_req_t *req)
 {
-    writing_t policy, page;
-    begin_writing(&policy);
+    weir_page_writing_t policy, page;
+    weir_page_begin(&policy);
     fputs("default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
           "script-src ",
           policy.file);
     write_source_hash(policy.file, page_script);
     fputs("; style-src ", policy.file);
     write_source_hash(policy.file, page_style);
-    fclose(policy.file);
-    add_field(req, "content-security-policy", h2o_strdup(&req->pool, policy.text, policy.len).base);
-    add_field(req, "referrer-policy", "no-referrer");
+    weir_page_end(&policy);
+    weir_page_add_field(req, "content-security-policy", h2o_strdup(&req->pool, policy.text, policy.len).base);
+    weir_page_add_field(req, "referrer-policy", "no-referrer");
     free(policy.text);
-    begin_writing(&page);
+    weir_page_begin(&page);
     fprintf(page.file, "%s%s%s%s%s", page_start, page_style, page_middle, page_script, page_end);
-    answer_written(req, "text/html; charset=utf-8", &page);
-}
-
-/* -- /status ------------------------------------------------------------------------------------------------------ */
-
-static const char *format_time(char text[32], int64_t wall_ms)
-{
-    time_t second = wall_ms / 1000;
-    struct tm tm;
-    gmtime_r(&second, &tm);
-    strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    return text;
-}
-
-/* In the notation of the configuration: the largest unit that leaves a whole number. */
-static const char *format_duration(char text[32], int64_t ns)
-{
-    static const struct {
-        const char *name;
-        int64_t ns;
-    } units[] = {{"h", INT64_C(3600000000000)}, {"m", INT64_C(60000000000)}, {"s", 1000000000}, {"ms", 1000000}};
-    size_t i = 0;
-    while (i != 3 && ns % units[i].ns != 0)
-        ++i;
-    snprintf(text, 32, "%" PRId64 "%s", ns / units[i].ns, units[i].name);
-    return text;
-}
-
-static const char *format_rate(char text[32], weir_conf_rate_t rate)
-{
-    int64_t seconds = rate.period_ns / 1000000000;
-    const char *unit = seconds == 1 ? "s" : seconds == 60 ? "m" : seconds == 3600 ? "h" : "d";
-    snprintf(text, 32, "%" PRId64 "/%s", rate.count, unit);
-    return text;
-}
-
-/* Sum over all workers of a gauge that has a listener. */
-static int64_t gauge_of(weir_server_t *server, weir_metric_t metric, const char *listener)
-{
-    return weir_metrics_value(server->metrics, weir_metrics_series(server->metrics, NULL, metric, &listener));
-}
-
-static void write_config(weir_json_out_t *out, weir_server_t *server)
-{
-    char text[32];
-    weir_json_out_open(out, "config", '{');
-    weir_json_out_string(out, "file", server->snapshot->conf->file);
-    weir_json_out_string(out, "loaded_at", format_time(text, server->loaded_wall_ms));
-    weir_json_out_open(out, "last_reload_errors", '[');
-    char *errors = strdup(server->last_reload_errors != NULL ? server->last_reload_errors : ""), *rest = errors, *line;
-    assert(errors != NULL);
-    while ((line = strsep(&rest, "\n")) != NULL)
-        if (*line != '\0')
-            weir_json_out_string(out, NULL, line);
-    free(errors);
-    weir_json_out_close(out, ']');
-    weir_json_out_close(out, '}');
-}
-
-static void write_quota(weir_json_out_t *out, const weir_conf_limit_t *limit)
-{
-    char text[32];
-    weir_json_out_open(out, "quota", '{');
-    if (limit->algorithm == WEIR_LIMIT_TOKEN_BUCKET) {
-        weir_json_out_string(out, "rate", format_rate(text, limit->quota.rate));
-        weir_json_out_integer(out, "burst", limit->quota.burst);
-    } else {
-        weir_json_out_integer(out, "limit", limit->quota.limit);
-        weir_json_out_string(out, "window", format_duration(text, limit->quota.window_ns));
-    }
-    weir_json_out_close(out, '}');
-}
-
-static void write_limit(weir_json_out_t *out, weir_server_t *server, const weir_conf_limit_t *limit)
-{
-    bool is_bucket = limit->algorithm == WEIR_LIMIT_TOKEN_BUCKET;
-    weir_json_out_open(out, NULL, '{');
-    weir_json_out_string(out, "name", limit->name);
-    weir_json_out_string(out, "algorithm", is_bucket ? "token_bucket" : "sliding_window");
-    weir_json_out_string(out, "mode", limit->mode == WEIR_LIMIT_SHADOW ? "shadow" : "enforce");
-    write_quota(out, limit);
-    weir_json_out_integer(out, "keys", (int64_t)server->store->limit_keys(server->store, limit->name));
-    weir_json_out_integer(out, "max_keys", limit->max_keys);
-    weir_json_out_close(out, '}');
-}
-
-static void write_upstream(weir_json_out_t *out, const weir_conf_upstream_t *conf, const weir_upstream_t *upstream)
-{
-    weir_json_out_open(out, NULL, '{');
-    weir_json_out_string(out, "name", conf->name);
-    weir_json_out_string(out, "url", conf->url.text);
-    weir_json_out_integer(out, "active", (int64_t)weir_upstream_active(upstream));
-    weir_json_out_integer(out, "idle", (int64_t)weir_upstream_idle(upstream));
-    weir_json_out_close(out, '}');
-}
-
-static void write_route(weir_json_out_t *out, const weir_conf_t *conf, const weir_conf_route_t *route)
-{
-    weir_json_out_open(out, NULL, '{');
-    weir_json_out_string(out, "path", route->path);
-    weir_json_out_open(out, "methods", '[');
-    for (size_t i = 0; i != route->methods.size; ++i)
-        weir_json_out_string(out, NULL, route->methods.entries[i]);
-    weir_json_out_close(out, ']');
-    weir_json_out_string(out, "host", route->host);
-    weir_json_out_string(out, "upstream", conf->upstreams.entries[route->upstream].name);
-    weir_json_out_open(out, "limits", '[');
-    for (size_t i = 0; i != route->limits.size; ++i)
-        weir_json_out_string(out, NULL, conf->limits.entries[route->limits.entries[i]].name);
-    weir_json_out_close(out, ']');
-    weir_json_out_close(out, '}');
-}
-
-static void write_listener(weir_json_out_t *out, weir_server_t *server, const weir_conf_listener_t *listener)
-{
-    weir_json_out_open(out, NULL, '{');
-    weir_json_out_string(out, "name", listener->name);
-    weir_json_out_string(out, "address", listener->address.text);
-    weir_json_out_integer(out, "connections", gauge_of(server, WEIR_METRIC_CONNECTIONS, listener->name));
-    weir_json_out_integer(out, "in_flight", gauge_of(server, WEIR_METRIC_IN_FLIGHT, listener->name));
-    weir_json_out_open(out, "routes", '[');
-    for (size_t i = 0; i != listener->routes.size; ++i)
-        write_route(out, server->snapshot->conf, &listener->routes.entries[i]);
-    weir_json_out_close(out, ']');
-    weir_json_out_close(out, '}');
-}
-
-static void write_process(weir_json_out_t *out, weir_server_t *server)
-{
-    const weir_conf_t *conf = server->snapshot->conf;
-    char text[32];
-    int64_t in_flight = 0;
-    for (size_t i = 0; i != conf->listeners.size; ++i)
-        in_flight += gauge_of(server, WEIR_METRIC_IN_FLIGHT, conf->listeners.entries[i].name);
-    weir_json_out_string(out, "version", WEIR_VERSION);
-    weir_json_out_string(out, "started_at", format_time(text, server->started_wall_ms));
-    weir_json_out_integer(out, "uptime_seconds", (weir_clock_wall_ms() - server->started_wall_ms) / 1000);
-    weir_json_out_bool(out, "ready", server->ready && !server->draining);
-    weir_json_out_bool(out, "draining", server->draining);
-    weir_json_out_integer(out, "workers", (int64_t)server->worker_count);
-    weir_json_out_integer(out, "connections", (int64_t)server->connections);
-    weir_json_out_integer(out, "in_flight", in_flight);
-    write_config(out, server);
-}
-
-static void answer_status(h2o_req_t *req)
-{
-    weir_server_t *server = server_of(req);
-    const weir_conf_t *conf = server->snapshot->conf;
-    writing_t writing;
-    begin_writing(&writing);
-    weir_json_out_t out = {writing.file, false};
-    weir_json_out_open(&out, NULL, '{');
-    write_process(&out, server);
-    weir_json_out_open(&out, "listeners", '[');
-    for (size_t i = 0; i != conf->listeners.size; ++i)
-        write_listener(&out, server, &conf->listeners.entries[i]);
-    weir_json_out_close(&out, ']');
-    weir_json_out_open(&out, "limits", '[');
-    for (size_t i = 0; i != conf->limits.size; ++i)
-        write_limit(&out, server, &conf->limits.entries[i]);
-    weir_json_out_close(&out, ']');
-    weir_json_out_open(&out, "upstreams", '[');
-    for (size_t i = 0; i != conf->upstreams.size; ++i)
-        write_upstream(&out, &conf->upstreams.entries[i], server->snapshot->upstreams[i]);
-    weir_json_out_close(&out, ']');
-    weir_json_out_close(&out, '}');
-    answer_written(req, "application/json", &writing);
+    weir_page_answer_written(req, "text/html; charset=utf-8", &page);
 }
 
 /* -- /metrics ----------------------------------------------------------------------------------------------------- */
@@ -325,14 +98,26 @@ static void show(weir_server_t *server, weir_metric_t metric, const char *label)
     weir_metrics_series(server->metrics, NULL, metric, &label);
 }
 
+static void collect_queue(weir_server_t *server, const char *limit)
+{
+    size_t depth[WEIR_LANES];
+    server->store->queue_depth(server->store, limit, depth);
+    for (weir_lane_t lane = 0; lane != WEIR_LANES; ++lane)
+        set_gauge(server, WEIR_METRIC_QUEUE_DEPTH, (const char *[]){limit, weir_word_lane(lane)}, (double)depth[lane]);
+    show(server, WEIR_METRIC_QUEUE_WAIT, limit);
+}
+
 static void collect_named(weir_server_t *server)
 {
     const weir_conf_t *conf = server->snapshot->conf;
     weir_metrics_clear(server->metrics, WEIR_METRIC_LIMIT_KEYS);
+    weir_metrics_clear(server->metrics, WEIR_METRIC_QUEUE_DEPTH);
     for (size_t i = 0; i != conf->limits.size; ++i) {
         const char *name = conf->limits.entries[i].name;
         set_gauge(server, WEIR_METRIC_LIMIT_KEYS, &name, (double)server->store->limit_keys(server->store, name));
         show(server, WEIR_METRIC_LIMIT_OVERFLOW, name);
+        if (conf->limits.entries[i].queue.size != 0)
+            collect_queue(server, name);
     }
     for (size_t i = 0; i != conf->listeners.size; ++i) {
         show(server, WEIR_METRIC_CONNECTIONS, conf->listeners.entries[i].name);
@@ -400,15 +185,15 @@ static void answer_metrics(h2o_req_t *req)
     int open_weight = accept_weight(req, "application/openmetrics-text");
     bool open_metrics = open_weight != 0 && open_weight >= accept_weight(req, "text/plain");
     size_t len;
-    collect(server_of(req));
-    char *text = weir_metrics_render(server_of(req)->metrics, open_metrics, &len);
+    collect(weir_page_server(req));
+    char *text = weir_metrics_render(weir_page_server(req)->metrics, open_metrics, &len);
     h2o_iovec_t body = h2o_strdup(&req->pool, text, len);
     free(text);
-    add_field(req, "vary", "accept");
-    answer(req, 200,
-           open_metrics ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
-                        : "text/plain; version=0.0.4; charset=utf-8",
-           body);
+    weir_page_add_field(req, "vary", "accept");
+    weir_page_answer(req, 200,
+                     open_metrics ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
+                                  : "text/plain; version=0.0.4; charset=utf-8",
+                     body);
 }
 
 /* -- the other pages ---------------------------------------------------------------------------------------------- */
@@ -438,39 +223,39 @@ static bool is_alive(weir_server_t *server)
 
 static void answer_healthz(h2o_req_t *req)
 {
-    bool alive = is_alive(server_of(req));
-    answer_text(req, alive ? 200 : 503, alive ? "ok\n" : "a worker's loop does not turn\n");
+    bool alive = is_alive(weir_page_server(req));
+    weir_page_answer_text(req, alive ? 200 : 503, alive ? "ok\n" : "a worker's loop does not turn\n");
 }
 
 static void answer_readyz(h2o_req_t *req)
 {
-    weir_server_t *server = server_of(req);
+    weir_server_t *server = weir_page_server(req);
     bool ready = server->ready && !server->draining;
-    answer_text(req, ready ? 200 : 503, ready ? "ready\n" : server->draining ? "draining\n" : "starting\n");
+    weir_page_answer_text(req, ready ? 200 : 503, ready ? "ready\n" : server->draining ? "draining\n" : "starting\n");
 }
 
 static void answer_config(h2o_req_t *req)
 {
-    writing_t writing;
-    begin_writing(&writing);
+    weir_page_writing_t writing;
+    weir_page_begin(&writing);
     weir_conf_print(conf_of(req), writing.file);
-    answer_written(req, "text/plain; charset=utf-8", &writing);
+    weir_page_answer_written(req, "text/plain; charset=utf-8", &writing);
 }
 
 static void answer_reload(h2o_req_t *req)
 {
     char *errors = NULL;
-    if (weir_server_reload(server_of(req), &errors))
-        answer(req, 200, "application/json", h2o_iovec_init(H2O_STRLIT("{\"status\":\"ok\"}\n")));
+    if (weir_server_reload(weir_page_server(req), &errors))
+        weir_page_answer(req, 200, "application/json", h2o_iovec_init(H2O_STRLIT("{\"status\":\"ok\"}\n")));
     else
-        answer_text(req, 422, errors != NULL ? errors : "");
+        weir_page_answer_text(req, 422, errors != NULL ? errors : "");
     free(errors);
 }
 
 /* -- who may ask for what ----------------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *path;
+    const char *path;   /* with a name to follow it where it ends in / (but for / itself) */
     const char *method; /* GET answers HEAD too */
     bool on_metrics;    /* on the metrics listener as well */
     bool needs_token;
@@ -478,18 +263,29 @@ typedef struct {
 } page_t;
 
 static const page_t pages[] = {
-    {"/", "GET", false, true, answer_page},          {"/status", "GET", false, true, answer_status},
-    {"/metrics", "GET", true, true, answer_metrics}, {"/healthz", "GET", true, false, answer_healthz},
-    {"/readyz", "GET", true, false, answer_readyz},  {"/config", "GET", false, true, answer_config},
+    {"/", "GET", false, true, answer_page},
+    {"/status", "GET", false, true, weir_status_answer},
+    {"/metrics", "GET", true, true, answer_metrics},
+    {"/healthz", "GET", true, false, answer_healthz},
+    {"/readyz", "GET", true, false, answer_readyz},
+    {"/config", "GET", false, true, answer_config},
+    {"/explain", "GET", false, true, weir_explain_answer},
     {"/reload", "POST", false, true, answer_reload},
+    {WEIR_RESET_LIMITS, "DELETE", false, true, weir_reset_answer},
 };
+
+static bool is_at(const page_t *page, h2o_iovec_t path)
+{
+    size_t len = strlen(page->path);
+    bool is_prefix = len > 1 && page->path[len - 1] == '/';
+    return h2o_memis(path.base, is_prefix && path.len > len ? len : path.len, page->path, len);
+}
 
 static const page_t *find_page(h2o_req_t *req, bool is_admin)
 {
-    const char *query = memchr(req->path.base, '?', req->path.len);
-    size_t len = query != NULL ? (size_t)(query - req->path.base) : req->path.len;
+    h2o_iovec_t query, path = weir_page_path(req, &query);
     for (size_t i = 0; i != sizeof(pages) / sizeof(*pages); ++i)
-        if ((is_admin || pages[i].on_metrics) && h2o_memis(req->path.base, len, pages[i].path, strlen(pages[i].path)))
+        if ((is_admin || pages[i].on_metrics) && is_at(&pages[i], path))
             return &pages[i];
     return NULL;
 }
@@ -533,7 +329,7 @@ static bool has_token(h2o_req_t *req, const char *token)
            CRYPTO_memcmp(value.base + scheme_len, token, strlen(token)) == 0;
 }
 
-/* A browser says where a POST comes from; other clients say nothing. */
+/* A browser says where a POST or DELETE comes from; other clients say nothing. */
 static bool is_same_origin(h2o_req_t *req)
 {
     ssize_t i = h2o_find_header_by_str(&req->headers, H2O_STRLIT("origin"), -1);
@@ -553,7 +349,7 @@ static bool is_refused(h2o_req_t *req, const page_t *page)
         return true;
     }
     if (admin->token != NULL && (page == NULL || page->needs_token) && !has_token(req, admin->token)) {
-        add_field(req, "www-authenticate", "Bearer realm=\"weir\"");
+        weir_page_add_field(req, "www-authenticate", "Bearer realm=\"weir\"");
         weir_admin_refuse(req, WEIR_REASON_FORBIDDEN, 401, "This needs the bearer token of admin.token.");
         return true;
     }
@@ -577,8 +373,8 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         return 0;
     }
     bool is_get = strcmp(page->method, "GET") == 0;
-    if (!is_method(req, page->method) && !(is_get && is_method(req, "HEAD"))) {
-        add_field(req, "allow", is_get ? "GET, HEAD" : page->method);
+    if (!weir_page_is_method(req, page->method) && !(is_get && weir_page_is_method(req, "HEAD"))) {
+        weir_page_add_field(req, "allow", is_get ? "GET, HEAD" : page->method);
         weir_admin_refuse(req, WEIR_REASON_METHOD, 405, NULL);
         return 0;
     }

@@ -159,15 +159,19 @@ static h2o_iovec_t configured_body(h2o_req_t *req, const char *body)
 /* What a person reads first: which limit, and whose. */
 static const char *detail_of(weir_exchange_t *exchange, const weir_verdict_t *verdict)
 {
-    static const char before[] = "Limit ", between[] = " refuses this request of tenant ";
+    weir_str_t before = WEIR_STR("Limit "), between = WEIR_STR(" refuses this request of tenant ");
     weir_str_t tenant = exchange->request.tenant;
     if (verdict->detail != NULL || verdict->violated_count == 0)
         return verdict->detail;
+    if (verdict->reason == WEIR_REASON_QUEUE_FULL)
+        before = WEIR_STR("The queue of limit "), between = WEIR_STR(" has no room for this request of tenant ");
+    else if (verdict->reason == WEIR_REASON_QUEUE_TIMEOUT)
+        before = WEIR_STR("In the queue of limit "), between = WEIR_STR(" no slot came in time for this request of tenant ");
     size_t name_len = strlen(verdict->violated[0]);
-    char *detail = weir_h1_alloc(exchange->req, sizeof(before) + name_len + sizeof(between) + tenant.len), *at = detail;
-    at = mempcpy(at, before, sizeof(before) - 1);
+    char *detail = weir_h1_alloc(exchange->req, before.len + name_len + between.len + tenant.len + 1), *at = detail;
+    at = mempcpy(at, before.base, before.len);
     at = mempcpy(at, verdict->violated[0], name_len);
-    at = mempcpy(at, between, sizeof(between) - 1);
+    at = mempcpy(at, between.base, between.len);
     at = mempcpy(at, tenant.base, tenant.len);
     *at = '\0';
     return detail;
@@ -189,7 +193,8 @@ h2o_iovec_t weir_answer_own(weir_exchange_t *exchange, const weir_verdict_t *ver
 {
     h2o_req_t *req = exchange->req;
     const weir_conf_route_t *route = exchange->request.route;
-    bool by_limit = verdict->reason == WEIR_REASON_LIMIT && route != NULL;
+    bool by_limit = route != NULL && (verdict->reason == WEIR_REASON_LIMIT || verdict->reason == WEIR_REASON_QUEUE_FULL ||
+                                      verdict->reason == WEIR_REASON_QUEUE_TIMEOUT);
     int status = verdict->status != 0 ? verdict->status : weir_reason_status(verdict->reason);
 
     req->res.status = by_limit ? (int)route->on_limit.status : status;

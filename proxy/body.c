@@ -68,10 +68,17 @@ bool weir_body_append(weir_body_t *body, const char *bytes, size_t len)
 void weir_body_note_read(weir_body_t *body, uint64_t read)
 {
     body->read = read;
-    if (body->let_go || body->size <= WEIR_BODY_KEPT_BYTES || read == body->offset)
+    if (body->let_go || body->whole || body->size <= WEIR_BODY_KEPT_BYTES || read == body->offset)
         return;
     memmove(body->bytes, body->bytes + (read - body->offset), body->size - read);
     body->offset = read;
+}
+
+void weir_body_want_whole(weir_body_t *body)
+{
+    body->whole = true;
+    if (!body->complete && body->resume != NULL)
+        body->resume(body);
 }
 
 void weir_body_let_go(weir_body_t *body)
@@ -81,4 +88,34 @@ void weir_body_let_go(weir_body_t *body)
     free_bytes(body);
     if (!body->complete && body->resume != NULL)
         body->resume(body);
+}
+
+uint64_t weir_body_size_out(const weir_body_t *body, const weir_splices_t *splices)
+{
+    uint64_t size = body->size;
+    for (size_t i = 0; i < splices->count; ++i)
+        size += splices->entries[i].insert.len - splices->entries[i].removed;
+    return size;
+}
+
+static weir_str_t run_of(const weir_body_t *body, uint64_t from, uint64_t to)
+{
+    return (weir_str_t){body->bytes + (from - body->offset), to - from};
+}
+
+weir_str_t weir_body_run_out(const weir_body_t *body, const weir_splices_t *splices, uint64_t position)
+{
+    uint64_t from = 0, out = 0; /* what was read of the body so far, and what that came to */
+    for (size_t i = 0; i < splices->count; ++i) {
+        const weir_splice_t *splice = &splices->entries[i];
+        uint64_t before = splice->at - from;
+        if (position < out + before)
+            return run_of(body, from + (position - out), splice->at);
+        out += before;
+        if (position < out + splice->insert.len)
+            return (weir_str_t){splice->insert.base + (position - out), splice->insert.len - (position - out)};
+        out += splice->insert.len;
+        from = splice->at + splice->removed;
+    }
+    return run_of(body, from + (position - out), body->size);
 }

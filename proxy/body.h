@@ -16,6 +16,7 @@ typedef struct weir_body {
     uint64_t declared;    /* Content-Length; UINT64_MAX for chunked */
     bool complete;        /* all of it is here */
     weir_reason_t failed; /* it will never be complete: MALFORMED, BODY_TOO_LARGE, OVERLOADED, TIMEOUT_CLIENT, CLIENT_GONE */
+    bool whole;           /* all of it is kept, and read as fast as it comes */
     bool let_go;          /* nobody wants the bytes any more: what comes is thrown away */
     size_t references;
     weir_worker_t *worker;
@@ -37,7 +38,28 @@ void weir_body_release(weir_body_t *body);
 bool weir_body_append(weir_body_t *body, const char *bytes, size_t len) __attribute__((warn_unused_result));
 /* Notes how far the reader is; what lies before is given up if the body is a large one. */
 void weir_body_note_read(weir_body_t *body, uint64_t read);
+/* All of it is wanted before it goes anywhere: nothing is given up, and nobody waits for its reader. */
+void weir_body_want_whole(weir_body_t *body);
 /* The bytes are not needed any more, nor are those that still come. */
 void weir_body_let_go(weir_body_t *body);
+
+/* A change to a body on its way out: `removed` bytes at `at` become `insert`. */
+typedef struct {
+    uint64_t at, removed;
+    weir_str_t insert; /* lives as long as the call */
+} weir_splice_t;
+
+enum { WEIR_SPLICES_MAX = 3 };
+
+/* In ascending order, apart from each other; only of a body that is complete and whole. */
+typedef struct {
+    size_t count;
+    weir_splice_t entries[WEIR_SPLICES_MAX];
+} weir_splices_t;
+
+/* How long the body is as it goes out. */
+uint64_t weir_body_size_out(const weir_body_t *body, const weir_splices_t *splices);
+/* The bytes that go out from `position` on, up to the next border of a splice or the end of what is here. */
+weir_str_t weir_body_run_out(const weir_body_t *body, const weir_splices_t *splices, uint64_t position);
 
 #endif

@@ -25,6 +25,7 @@ enum {
     ANSWER_HEAD_BYTES_MAX = 64 * 1024,
     INTERIM_HEADS_MAX = 32,
     WRITE_BYTES_MAX = 256 * 1024,
+    RUNS_MAX = 2 * WEIR_SPLICES_MAX + 1, /* of a body with splices */
     PARKED_LONG_NS = 100 * 1000 * 1000, /* beyond this a parked connection is looked at before a request that cannot be repeated */
 };
 
@@ -344,7 +345,7 @@ static void on_written(h2o_socket_t *sock, const char *err)
 }
 
 typedef struct {
-    h2o_iovec_t bufs[5];
+    h2o_iovec_t bufs[4 + RUNS_MAX];
     size_t count;
     char framing[64];
 } piece_t;
@@ -359,7 +360,8 @@ static void add_head(weir_call_t *call, piece_t *piece)
 {
     static const char chunked[] = "Transfer-Encoding: chunked\r\n", length[] = "Content-Length: ";
     const weir_body_t *body = call->request.body;
-    uint64_t bytes = body->declared != UINT64_MAX ? body->declared : body->size;
+    const weir_splices_t *splices = &call->request.splices;
+    uint64_t bytes = splices->count != 0 || body->declared == UINT64_MAX ? weir_body_size_out(body, splices) : body->declared;
     char *at = piece->framing;
     if (call->chunked) {
         at = mempcpy(at, chunked, sizeof(chunked) - 1);
@@ -380,11 +382,23 @@ static void add_chunk_head(piece_t *piece, char *chunk_head, uint64_t bytes)
     add(piece, chunk_head, len + 2);
 }
 
+static void add_body(weir_call_t *call, piece_t *piece, uint64_t bytes)
+{
+    while (bytes != 0) {
+        weir_str_t run = weir_body_run_out(call->request.body, &call->request.splices, call->sent);
+        if (run.len > bytes)
+            run.len = bytes;
+        add(piece, run.base, run.len);
+        call->sent += run.len;
+        bytes -= run.len;
+    }
+}
+
 /* The next bytes to be written; none: nothing is there now. */
 static void next_piece(weir_call_t *call, piece_t *piece, char *chunk_head)
 {
     const weir_body_t *body = call->request.body;
-    uint64_t bytes = body->size - call->sent;
+    uint64_t size = weir_body_size_out(body, &call->request.splices), bytes = size - call->sent;
     if (bytes > WRITE_BYTES_MAX)
         bytes = WRITE_BYTES_MAX;
     if (!call->head_sent) {
@@ -395,12 +409,11 @@ static void next_piece(weir_call_t *call, piece_t *piece, char *chunk_head)
     if (bytes != 0) {
         if (call->chunked)
             add_chunk_head(piece, chunk_head, bytes);
-        add(piece, body->bytes + (call->sent - body->offset), bytes);
+        add_body(call, piece, bytes);
         if (call->chunked)
             add(piece, "\r\n", 2);
-        call->sent += bytes;
     }
-    if (body->complete && call->sent == body->size && !call->all_sent) {
+    if (body->complete && call->sent == size && !call->all_sent) {
         call->all_sent = true;
         if (call->chunked)
             add(piece, "0\r\n\r\n", 5);
@@ -413,7 +426,7 @@ static void note_sent(weir_call_t *call)
     call->any_sent = true;
     if (call->all_sent && call->stats.sent_ns == 0)
         call->stats.sent_ns = weir_clock_now_ns();
-    if (body->read != call->sent) {
+    if (!body->whole && body->read != call->sent) {
         weir_body_note_read(body, call->sent);
         if (body->resume != NULL && !body->complete)
             body->resume(body);

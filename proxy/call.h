@@ -49,6 +49,7 @@ typedef struct {
     bool is_head, is_idempotent, expects_body; /* of the method */
     int64_t total_ns;
     weir_body_t *body;
+    weir_splices_t splices; /* of the body */
     weir_sink_t *sink;
 } weir_call_request_t;
 

@@ -146,8 +146,9 @@ h2o_iovec_t weir_call_head_compose(const weir_call_head_source_t *source)
     put_field(&text, WEIR_STR("Host"), preserve ? source->authority : (weir_str_t){own, strlen(own)});
     put_caller_fields(&text, request);
     for (size_t i = 0; i < request->up_field_count; ++i)
-        if (request->up_fields[i].forward & source->upstream->forward)
+        if (request->up_fields[i].forward & (source->upstream->forward | WEIR_FORWARD_ALWAYS))
             put_field(&text, request->up_fields[i].name, request->up_fields[i].value);
-    put_forwarded(&text, source);
+    if (source->upstream->dialect == WEIR_DIALECT_PLAIN) /* no provider's business */
+        put_forwarded(&text, source);
     return h2o_iovec_init(text.base, text.at - text.base);
 }

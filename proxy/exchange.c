@@ -12,6 +12,7 @@
 #include "hop.h"
 #include "number.h"
 #include "router.h"
+#include "ticket.h"
 #include "upstream.h"
 
 static const int64_t OVERLOADED_RETRY_NS = 1000000000;
@@ -22,8 +23,8 @@ static int64_t overhead_of(const weir_exchange_t *exchange, int64_t duration_ns)
 {
     const weir_call_stats_t *stats = &exchange->stats;
     if (stats->sent_ns == 0 || stats->first_byte_ns == 0 || exchange->answered_ns == 0)
-        return stats->attempts == 0 ? duration_ns : 0;
-    int64_t before = stats->sent_ns - exchange->started_ns - (stats->connected_ns - stats->connecting_ns);
+        return stats->attempts == 0 && duration_ns > exchange->wait.total_ns ? duration_ns - exchange->wait.total_ns : 0;
+    int64_t before = stats->sent_ns - exchange->started_ns - (stats->connected_ns - stats->connecting_ns) - exchange->wait.total_ns;
     int64_t after = exchange->answered_ns - stats->first_byte_ns;
     return before + after > 0 ? before + after : 0;
 }
@@ -64,6 +65,9 @@ static void log_access(weir_exchange_t *exchange, int status, int64_t overhead_n
         .upstream = text_of(upstream != NULL ? upstream->name : NULL),
         .attempts = stats->attempts != 0 ? stats->attempts : -1,
         .first_byte_ns = stats->first_byte_ns != 0 ? stats->first_byte_ns - exchange->started_ns : -1,
+        .tokens_in = request->has_usage ? request->usage.input + request->usage.cached + request->usage.cache_write : -1,
+        .tokens_out = request->has_usage ? request->usage.output : -1,
+        .model = exchange->model,
         .limit = text_of(exchange->limit),
         .peer = {exchange->peer, exchange->peer_len},
     };
@@ -83,12 +87,13 @@ static void on_dispose(void *argument)
     weir_exchange_t *exchange = argument;
     weir_worker_t *worker = exchange->worker;
     exchange->body->on_progress = NULL;
+    weir_await_dispose(exchange);
     if (exchange->call != NULL) {
         weir_call_t *call = exchange->call;
         exchange->reason = WEIR_REASON_CLIENT_GONE;
         take_stats(exchange);
         weir_call_cancel(call, WEIR_REASON_CLIENT_GONE);
-    } else if (exchange->reason == WEIR_REASON_NONE && !weir_h1_is_sent(exchange->req)) {
+    } else if (exchange->reason == WEIR_REASON_NONE && (!exchange->answering || !weir_h1_is_sent(exchange->req))) {
         exchange->reason = WEIR_REASON_CLIENT_GONE;
     }
     int status = exchange->answering ? exchange->req->res.status : STATUS_CLIENT_GONE;
@@ -98,10 +103,16 @@ static void on_dispose(void *argument)
     weir_outcome_t outcome = {.reason = exchange->reason,
                               .status = exchange->answering ? status : 0,
                               .ran = exchange->stats.attempts != 0,
+                              .answered = exchange->stats.first_byte_ns != 0,
+                              .body_bytes = (int64_t)exchange->body->size,
                               .now_ns = weir_clock_turn_ns};
     weir_chain_done(exchange->snapshot->chain, &exchange->run, &exchange->request, &outcome);
+    weir_exchange_count_tokens(exchange);
     weir_exchange_count_end(exchange, status, overhead_ns, duration_ns);
     log_access(exchange, status, overhead_ns, duration_ns);
+    if (exchange->cut != NULL)
+        weir_event_cut_destroy(exchange->cut);
+    weir_ticket_close(worker, exchange->request.ticket);
     --worker->exchange_count;
     weir_worker_let_go(worker, exchange->snapshot);
     h2o_mem_free_recycle(&worker->recycle.exchange, exchange);
@@ -135,7 +146,7 @@ static void answer_own(weir_exchange_t *exchange, const weir_verdict_t *verdict,
     send_bytes(exchange, &body, 1, H2O_SEND_STATE_FINAL);
 }
 
-static void answer_reason(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+void weir_exchange_answer_reason(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
 {
     weir_verdict_t verdict = {.kind = WEIR_ANSWER,
                               .reason = reason,
@@ -164,22 +175,59 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
         weir_call_resume(exchange->call);
 }
 
+static void take_head(weir_exchange_t *exchange, const weir_call_head_t *head)
+{
+    weir_answer_from_upstream(exchange, head);
+    if (!exchange->injected || !weir_inject_is_in_answer(head))
+        return;
+    exchange->cut = weir_event_cut_create();
+    exchange->req->res.content_length = SIZE_MAX;
+}
+
+static void add_buf(h2o_iovec_t *bufs, size_t *count, const char *bytes, size_t len)
+{
+    if (len != 0)
+        bufs[(*count)++] = h2o_iovec_init(bytes, len);
+}
+
+/* The answer's bytes as the caller gets them: without what weir asked for. Returns how many bufs there are of them. */
+static size_t pass_bytes(weir_exchange_t *exchange, const weir_call_news_t *news, h2o_iovec_t bufs[2])
+{
+    size_t count = 0, len;
+    const char *bytes;
+    weir_chain_tap(exchange->snapshot->chain, &exchange->run, &exchange->request, news->bytes);
+    if (exchange->cut == NULL) {
+        add_buf(bufs, &count, news->bytes.base, news->bytes.len);
+        return count;
+    }
+    weir_event_cut_feed(exchange->cut, news->bytes.base, news->bytes.len, &bytes, &len);
+    add_buf(bufs, &count, bytes, len);
+    if (news->ended) {
+        weir_event_cut_end(exchange->cut, &bytes, &len);
+        add_buf(bufs, &count, bytes, len);
+    }
+    return count;
+}
+
 static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
 {
     weir_exchange_t *exchange = (weir_exchange_t *)sink;
+    h2o_iovec_t bufs[2];
     if (news->ended)
         take_stats(exchange);
     if (news->head != NULL)
-        weir_answer_from_upstream(exchange, news->head);
+        take_head(exchange, news->head);
     if (news->ended && news->reason != WEIR_REASON_NONE) {
         if (exchange->answering)
             break_off(exchange, news->reason);
         else
-            answer_reason(exchange, news->reason, news->detail);
+            weir_exchange_answer_reason(exchange, news->reason, news->detail);
         return;
     }
-    h2o_iovec_t buf = h2o_iovec_init(news->bytes.base, news->bytes.len);
-    send_bytes(exchange, &buf, buf.len != 0, news->ended ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
+    size_t count = pass_bytes(exchange, news, bufs);
+    if (count == 0 && !news->ended && exchange->answering)
+        return;
+    send_bytes(exchange, bufs, count, news->ended ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
 }
 
 /* --- the request's body --- */
@@ -200,7 +248,7 @@ static void on_body_progress(weir_body_t *body)
     if (exchange->answering)
         break_off(exchange, body->failed);
     else
-        answer_reason(exchange, body->failed, NULL);
+        weir_exchange_answer_reason(exchange, body->failed, NULL);
 }
 
 /* --- the way in --- */
@@ -246,6 +294,8 @@ static weir_exchange_t *create(h2o_req_t *req)
     exchange->snapshot = weir_server_snapshot_for(worker, weir_h1_listener(req), &exchange->listener_index);
     weir_worker_hold(worker, exchange->snapshot);
     exchange->body = weir_h1_body(req);
+    exchange->body->reader = exchange;
+    exchange->request.ticket = weir_ticket_open(worker, exchange);
     exchange->started_ns = weir_clock_turn_ns;
     ++worker->exchange_count;
     return exchange;
@@ -269,6 +319,7 @@ static void describe(weir_exchange_t *exchange)
     request->wall_ms = weir_clock_wall_ms();
     request->random[0] = weir_worker_random(exchange->worker);
     request->random[1] = weir_worker_random(exchange->worker);
+    request->body_bytes = exchange->body->declared != UINT64_MAX ? (int64_t)exchange->body->declared : -1;
     request->observer = &weir_exchange_observer;
     request->alloc = alloc;
     request->client_ip = weir_client_ip(request, (weir_str_t){exchange->peer, exchange->peer_len});
@@ -277,6 +328,8 @@ static void describe(weir_exchange_t *exchange)
 static void take_route(weir_exchange_t *exchange, const weir_conf_route_t *route, size_t index)
 {
     exchange->request.route = route;
+    if (route != NULL)
+        exchange->request.upstream = &exchange->request.conf->upstreams.entries[route->upstream];
     exchange->route_index = route != NULL ? index : exchange->request.listener->routes.size;
     weir_exchange_count_begin(exchange);
 }
@@ -302,6 +355,12 @@ static bool is_one_of(weir_str_t method, const weir_str_t *methods, size_t count
     return false;
 }
 
+int64_t weir_exchange_total_ns(const weir_exchange_t *exchange)
+{
+    const weir_conf_route_t *route = exchange->request.route;
+    return route->timeout_ns != 0 ? route->timeout_ns : exchange->request.upstream->timeouts.total_ns;
+}
+
 static void call_upstream(weir_exchange_t *exchange)
 {
     static const weir_str_t idempotent[] = {WEIR_STR("GET"), WEIR_STR("HEAD"), WEIR_STR("PUT"), WEIR_STR("DELETE"),
@@ -324,16 +383,19 @@ static void call_upstream(weir_exchange_t *exchange)
         .is_head = weir_str_is(request->method, WEIR_STR("HEAD")),
         .is_idempotent = is_one_of(request->method, idempotent, sizeof(idempotent) / sizeof(idempotent[0])),
         .expects_body = is_one_of(request->method, with_body, sizeof(with_body) / sizeof(with_body[0])),
-        .total_ns = request->route->timeout_ns != 0 ? request->route->timeout_ns : upstream->timeouts.total_ns,
+        .total_ns = weir_exchange_total_ns(exchange) - exchange->wait.ticket_ns,
         .body = exchange->body,
         .sink = &exchange->sink};
+    exchange->injected = weir_inject_wanted(request);
+    if (exchange->injected)
+        weir_inject_splice(request->picked, &call.splices);
+    weir_await_dispose(exchange);
     exchange->call = weir_call_create(&call);
-    exchange->body->reader = exchange;
     exchange->body->on_progress = on_body_progress;
     weir_call_begin(exchange->call);
 }
 
-static void go_on(weir_exchange_t *exchange, const weir_verdict_t *verdict)
+void weir_exchange_go_on(weir_exchange_t *exchange, const weir_verdict_t *verdict)
 {
     warn_of_ignored_identity(exchange);
     switch (verdict->kind) {
@@ -343,11 +405,16 @@ static void go_on(weir_exchange_t *exchange, const weir_verdict_t *verdict)
     case WEIR_ANSWER:
         answer_own(exchange, verdict, NULL);
         return;
+    case WEIR_NEED_BODY:
+        weir_await_body(exchange);
+        return;
     case WEIR_AWAIT:
+        weir_await_ticket(exchange, verdict->until_ns);
+        return;
     case WEIR_SHARE:
         break;
     }
-    h2o_fatal("no filter of this chain waits or shares");
+    h2o_fatal("no filter of this chain shares");
 }
 
 /* The chain names the request for the log and the caller; nothing else is asked of it. */
@@ -387,7 +454,7 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
     }
     take_route(exchange, match.route, match.index);
     weir_verdict_t verdict = weir_chain_admit(exchange->snapshot->chain, &exchange->run, request);
-    go_on(exchange, &verdict);
+    weir_exchange_go_on(exchange, &verdict);
     return 0;
 }
 

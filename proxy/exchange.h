@@ -13,6 +13,9 @@ void weir_exchange_register(h2o_hostconf_t *hostconf);
 /* Answers a request that was not even read right (h1.c): with its reason, an id, a log line, and Connection: close. */
 void weir_exchange_refuse(h2o_req_t *req, weir_reason_t reason, int status, const char *detail);
 
+/* What it waited for may be there: it asks its chain again. On its worker's thread. */
+void weir_exchange_wake(void *exchange);
+
 /* Fills the snapshot's routers and caches. Control thread. */
 void weir_exchange_prepare(weir_server_t *server, weir_snapshot_t *snapshot);
 void weir_exchange_dispose(weir_snapshot_t *snapshot);

@@ -1,12 +1,17 @@
 #ifndef WEIR_PROXY_EXCHANGE_PARTS_H
 #define WEIR_PROXY_EXCHANGE_PARTS_H
 
-/* What the files of the exchange share: exchange.c (its way), answer.c (what the caller gets), series.c (what is counted). */
+/* What the files of the exchange share: exchange.c (its way), await.c (what it waits for), inject.c (usage that weir asks
+ * for), answer.c (what the caller gets), series.c (what is counted). */
 
+#include "../filters/core/event_cut.h"
 #include "../filters/filter.h"
 #include "body.h"
 #include "call.h"
 #include "server.h"
+
+/* What a request waits for before its chain goes on. */
+typedef enum { WEIR_WAITS_NOT, WEIR_WAITS_FOR_BODY, WEIR_WAITS_FOR_TICKET } weir_waits_t;
 
 typedef struct weir_exchange {
     weir_sink_t sink; /* first: the call's news */
@@ -21,14 +26,41 @@ typedef struct weir_exchange {
     weir_chain_run_t run;
     weir_call_stats_t stats; /* of the call, once it ended */
     int64_t started_ns, answered_ns;
+    struct {
+        weir_waits_t state;
+        h2o_timeout_entry_t timer;
+        int64_t began_ns;
+        int64_t total_ns;        /* of all waits: no overhead of weir's */
+        int64_t ticket_ns;       /* of those for a ticket: part of the route's timeout */
+        weir_json_pick_t *pick;  /* what reads the body; freed when the call begins */
+        uint64_t picked;         /* bytes of the body that it has read */
+    } wait;
+    weir_event_cut_t *cut; /* takes injected usage out; NULL: nothing was injected */
+    weir_str_t model;      /* that the body asks for, or empty */
     weir_reason_t reason;
     const char *limit; /* name of the limit that refused */
+    bool injected;     /* the call asks for usage, which the caller did not */
     bool answering;    /* the head went out */
     bool sending;      /* the caller's side has not taken the last bytes yet */
     bool broken;       /* to be broken off once it has */
     char peer[64];
     uint8_t peer_len;
 } weir_exchange_t;
+
+/* exchange.c */
+void weir_exchange_go_on(weir_exchange_t *exchange, const weir_verdict_t *verdict);
+void weir_exchange_answer_reason(weir_exchange_t *exchange, weir_reason_t reason, const char *detail);
+int64_t weir_exchange_total_ns(const weir_exchange_t *exchange); /* the route's timeout */
+
+/* await.c. Each leads to weir_exchange_go_on, or to an answer, in a later turn or at once. */
+void weir_await_body(weir_exchange_t *exchange);
+void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns);
+void weir_await_dispose(weir_exchange_t *exchange);
+
+/* inject.c */
+bool weir_inject_wanted(const weir_request_t *request);
+void weir_inject_splice(const weir_json_picked_t *picked, weir_splices_t *splices);
+bool weir_inject_is_in_answer(const weir_call_head_t *head);
 
 /* answer.c. Each begins the answer's head; exchange.c sends the bytes. */
 void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t *head);
@@ -38,6 +70,7 @@ h2o_iovec_t weir_answer_own(weir_exchange_t *exchange, const weir_verdict_t *ver
 /* series.c */
 extern const weir_observer_t weir_exchange_observer;
 void weir_exchange_count_begin(weir_exchange_t *exchange);
+void weir_exchange_count_tokens(weir_exchange_t *exchange);
 void weir_exchange_count_end(weir_exchange_t *exchange, int status, int64_t overhead_ns, int64_t duration_ns);
 
 #endif

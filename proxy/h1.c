@@ -305,7 +305,7 @@ static weir_reason_t take_body(h1_conn_t *conn, const char *bytes, size_t len, s
 
 static bool reader_is_behind(const weir_body_t *body)
 {
-    return !body->let_go && body->size - body->read >= WEIR_BODY_AHEAD_BYTES;
+    return !body->let_go && !body->whole && body->size - body->read >= WEIR_BODY_AHEAD_BYTES;
 }
 
 static void send_continue(h1_conn_t *conn)

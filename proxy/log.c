@@ -182,10 +182,15 @@ static size_t format_access(char *line, time_cache_t *cache, const weir_access_t
     if (access->overhead_ns >= 0)
         at = put_ms(PUT(at, ",\"overhead_ms\":"), access->overhead_ns);
     at = PUT_TEXT(at, "upstream", access->upstream, NAME_MAX_BYTES);
+    at = PUT_TEXT(at, "model", access->model, ID_MAX);
     if (access->attempts >= 0)
         at = put_unsigned(PUT(at, ",\"attempts\":"), (uint64_t)access->attempts);
     if (access->first_byte_ns >= 0)
         at = put_ms(PUT(at, ",\"first_byte_ms\":"), access->first_byte_ns);
+    if (access->tokens_in >= 0)
+        at = put_unsigned(PUT(at, ",\"tokens_in\":"), (uint64_t)access->tokens_in);
+    if (access->tokens_out >= 0)
+        at = put_unsigned(PUT(at, ",\"tokens_out\":"), (uint64_t)access->tokens_out);
     at = PUT_TEXT(at, "dedup", access->dedup, NAME_MAX_BYTES);
     at = PUT_TEXT(at, "limit", access->limit, ID_MAX);
     at = PUT_TEXT(at, "peer", access->peer, PEER_MAX);

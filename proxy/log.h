@@ -23,12 +23,13 @@ typedef struct weir_log_worker weir_log_worker_t;
 typedef struct {
     int64_t wall_ms;
     weir_str_t correlation_id, trace_id, listener, route, tenant, method, path /* without query */, upstream, dedup,
-        limit, peer;
+        limit, peer, model;
     int status;
     const char *reason;
     uint64_t bytes_in, bytes_out;
     int64_t duration_ns, overhead_ns, first_byte_ns;
     int attempts;
+    int64_t tokens_in, tokens_out; /* with cached ones, and those written to a cache */
 } weir_access_t;
 
 /* Opens what log.access names and starts the writer thread. NULL and *error set (`PATH: what is wrong`, malloc'ed) when

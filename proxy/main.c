@@ -95,6 +95,7 @@ static const weir_conf_costs_t costs = {
     .connection = 512,
     .exchange = 8 * 1024,
     .log_buffer = WEIR_LOG_RING_BYTES,
+    .waiter = 512,
 };
 
 static int check(const weir_conf_t *conf)

@@ -21,7 +21,7 @@ struct weir_listener_series {
 };
 
 struct weir_limit_series {
-    weir_series_t overflow;
+    weir_series_t overflow, queue_wait;
     weir_series_t *decisions; /* by tenant number, then decision */
 };
 
@@ -112,7 +112,51 @@ static void limit_overflowed(const weir_request_t *request, size_t limit)
     weir_metrics_add(exchange->worker->metrics, find(exchange, cache, WEIR_METRIC_LIMIT_OVERFLOW, &name), 1);
 }
 
-const weir_observer_t weir_exchange_observer = {.limit_decided = limit_decided, .limit_overflowed = limit_overflowed};
+static void queue_left(const weir_request_t *request, size_t limit, int64_t waited_ns)
+{
+    weir_exchange_t *exchange = exchange_of(request);
+    const char *name = request->conf->limits.entries[limit].name;
+    weir_series_t *cache = &exchange->snapshot->limit_series[limit].queue_wait;
+    weir_metrics_observe(exchange->worker->metrics, find(exchange, cache, WEIR_METRIC_QUEUE_WAIT, &name), waited_ns);
+}
+
+const weir_observer_t weir_exchange_observer = {
+    .limit_decided = limit_decided, .limit_overflowed = limit_overflowed, .queue_left = queue_left};
+
+/* --- LLM tokens --- */
+
+enum { TOKEN_INPUT, TOKEN_CACHED, TOKEN_OUTPUT, TOKEN_TYPES };
+
+static weir_series_t *token_series_of(weir_exchange_t *exchange, uint32_t tenant, int type, bool is_estimated)
+{
+    weir_series_t *series = exchange->snapshot->token_series[exchange->request.upstream - exchange->request.conf->upstreams.entries];
+    return &series[(tenant * TOKEN_TYPES + (uint32_t)type) * 2 + is_estimated];
+}
+
+static void count_tokens(weir_exchange_t *exchange, int type, int64_t tokens, bool is_estimated)
+{
+    static const char *const types[TOKEN_TYPES] = {"input", "cached", "output"};
+    weir_metrics_t *all = exchange->worker->server->metrics;
+    weir_metrics_worker_t *metrics = exchange->worker->metrics;
+    uint32_t tenant = weir_metrics_tenant(metrics, exchange->request.tenant.base, exchange->request.tenant.len);
+    const char *labels[] = {exchange->request.upstream->name, weir_metrics_tenant_name(all, tenant), types[type]};
+    weir_metric_t metric = is_estimated ? WEIR_METRIC_LLM_TOKENS_ESTIMATED : WEIR_METRIC_LLM_TOKENS;
+    weir_metrics_add(metrics, find(exchange, token_series_of(exchange, tenant, type, is_estimated), metric, labels), tokens);
+}
+
+void weir_exchange_count_tokens(weir_exchange_t *exchange)
+{
+    const weir_usage_t *usage = &exchange->request.usage;
+    if (!exchange->request.has_usage)
+        return;
+    const int64_t tokens[TOKEN_TYPES] = {usage->input + usage->cache_write, usage->cached, usage->output};
+    for (int type = 0; type < TOKEN_TYPES; ++type) {
+        bool is_known = type == TOKEN_OUTPUT ? usage->output_is_known : usage->input_is_known;
+        count_tokens(exchange, type, tokens[type], false);
+        if (!is_known)
+            count_tokens(exchange, type, tokens[type], true);
+    }
+}
 
 /* --- a snapshot's --- */
 
@@ -137,6 +181,9 @@ void weir_exchange_prepare(weir_server_t *server, weir_snapshot_t *snapshot)
     snapshot->limit_series = zeroed(conf->limits.size, sizeof(*snapshot->limit_series));
     for (size_t i = 0; i < conf->limits.size; ++i)
         snapshot->limit_series[i].decisions = zeroed(tenants * DECISIONS, sizeof(weir_series_t));
+    snapshot->token_series = zeroed(conf->upstreams.size, sizeof(*snapshot->token_series));
+    for (size_t i = 0; i < conf->upstreams.size; ++i)
+        snapshot->token_series[i] = zeroed(tenants * TOKEN_TYPES * 2, sizeof(weir_series_t));
 }
 
 void weir_exchange_dispose(weir_snapshot_t *snapshot)
@@ -148,6 +195,9 @@ void weir_exchange_dispose(weir_snapshot_t *snapshot)
     }
     for (size_t i = 0; i < conf->limits.size; ++i)
         free(snapshot->limit_series[i].decisions);
+    for (size_t i = 0; i < conf->upstreams.size; ++i)
+        free(snapshot->token_series[i]);
+    free(snapshot->token_series);
     free(snapshot->routers);
     free(snapshot->listener_series);
     free(snapshot->limit_series);

@@ -12,6 +12,7 @@
 #include "drain.h"
 #include "exchange.h"
 #include "reload.h"
+#include "ticket.h"
 #include "resolver.h"
 #include "watch.h"
 #include "worker.h"
@@ -151,12 +152,17 @@ static void init_config(h2o_globalconf_t *config, void (*register_handler)(h2o_h
     register_handler(h2o_config_register_host(config, h2o_iovec_init(H2O_STRLIT("default")), 65535));
 }
 
-static weir_store_t *create_store(void)
+static void tell(void *context, weir_ticket_t ticket)
+{
+    weir_ticket_tell(context, ticket);
+}
+
+static weir_store_t *create_store(weir_server_t *server)
 {
     uint8_t secret[64];
     if (getrandom(secret, sizeof(secret), 0) != sizeof(secret))
         h2o_fatal("getrandom");
-    return weir_memory_store_create(secret);
+    return weir_memory_store_create(secret, (weir_store_teller_t){tell, server});
 }
 
 /* False when the log cannot be opened. */
@@ -176,7 +182,7 @@ static bool create_shared(process_t *process, weir_conf_t *conf)
         return false;
     }
     server->metrics = weir_metrics_create(server->worker_count + 1, (size_t)conf->metrics.tenant_series);
-    server->store = create_store();
+    server->store = create_store(server);
     server->resolver = weir_resolver_create();
     return true;
 }

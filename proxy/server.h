@@ -47,6 +47,7 @@ typedef struct weir_snapshot {
     weir_upstream_t **upstreams;  /* by index into conf->upstreams (upstream.h) */
     struct weir_listener_series *listener_series; /* by index into conf->listeners: caches of metric series (exchange.c) */
     struct weir_limit_series *limit_series;       /* by index into conf->limits */
+    weir_series_t **token_series;                 /* by index into conf->upstreams */
     _Atomic size_t references;
 } weir_snapshot_t;
 
@@ -80,6 +81,7 @@ struct weir_worker {
     struct {
         h2o_mem_recycle_t request, exchange, call, body;
     } recycle; /* memory of what ended, for what begins */
+    struct weir_tickets *tickets; /* ticket.h */
     size_t held; /* references to `snapshot` that this worker's requests have (snapshot.c) */
     struct weir_departures *departures; /* departures.h */
     h2o_linklist_t parked;      /* connections to upstreams that wait for their next call (upstream.c) */

@@ -7,6 +7,7 @@
 #include <time.h>
 #include "departures.h"
 #include "h1.h"
+#include "ticket.h"
 #include "upstream.h"
 
 enum {
@@ -151,6 +152,7 @@ weir_worker_t *weir_worker_create(weir_server_t *server, h2o_globalconf_t *confi
     worker->is_control = is_control;
     worker->metrics = weir_metrics_worker(server->metrics, index);
     worker->log = weir_log_worker(server->log, index);
+    worker->tickets = weir_tickets_create();
     h2o_linklist_init_anchor(&worker->connections);
     h2o_linklist_init_anchor(&worker->parked);
     if (getrandom(worker->random, sizeof(worker->random), 0) != sizeof(worker->random))
@@ -298,5 +300,6 @@ bool weir_worker_join_for_a_second(weir_worker_t *worker)
 void weir_worker_destroy(weir_worker_t *worker)
 {
     h2o_mem_clear_pool(&worker->parting);
+    weir_tickets_destroy(worker->tickets);
     free(worker);
 }

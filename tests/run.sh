@@ -1,9 +1,10 @@
 #!/bin/sh
 # Builds weir and tests it; the last line says `N passed, N failed`.
-# usage: sh tests/run.sh [LAYER...]       layers: tidy unit http clients fuzz; none named: all of them
+# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim http clients fuzz; none named: all of them
 #
 #   tidy      tests/tidy.py                       include directions, clocks in filters/, rows, generated files
 #   unit      cmocka, by ctest                    as released, under ASan + UBSan, under TSan
+#   sim       tests/sim, by ctest                 filters in virtual time: as released, under ASan + UBSan
 #   http      pytest tests/http, the real binary  as released, under ASan + UBSan, under TSan with four workers
 #   clients   node tests/clients/run.mjs          the real SDKs through weir to a mock of their providers
 #   fuzz      libFuzzer over tests/fuzz/corpus    FUZZ_SECONDS (15) each
@@ -14,7 +15,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
 logs=build/logs
 python=/usr/bin/python3 # Debian's: another one on PATH does not see apt's modules
-all="tidy unit http clients fuzz"
+all="tidy unit sim http clients fuzz"
 
 say() { printf '%s\n' "$@"; }
 
@@ -45,10 +46,10 @@ sanitizer_options() {
     export ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
 }
 
-run_ctest() { # BUILD [WRAPPER...]
-    build=$1
-    shift
-    limited 300 "$@" ctest --test-dir "$build" -V --no-tests=error --timeout 240
+run_ctest() { # BUILD LAYER [WRAPPER...]
+    build=$1 names="^$2_"
+    shift 2
+    limited 300 "$@" ctest --test-dir "$build" -R "$names" -V --no-tests=error --timeout 240
 }
 
 run_pytest() { # BUILD WORKERS [WRAPPER...]
@@ -105,9 +106,11 @@ run_part() {
     sanitizer_options
     case $part in
     tidy) limited 120 "$python" tests/tidy.py build/weir ;;
-    unit) run_ctest build ;;
-    unit-asan) run_ctest build-asan ;;
-    unit-tsan) run_ctest build-tsan $(plain_addresses) ;;
+    unit) run_ctest build unit ;;
+    unit-asan) run_ctest build-asan unit ;;
+    unit-tsan) run_ctest build-tsan unit $(plain_addresses) ;;
+    sim) run_ctest build sim ;;
+    sim-asan) run_ctest build-asan sim ;;
     http) run_pytest build 1 ;;
     http-asan) run_pytest build-asan 1 ;;
     http-tsan) run_pytest build-tsan 4 $(plain_addresses) ;;
@@ -123,6 +126,9 @@ count() {
         awk '/\[  PASSED  \] [0-9]+ test/ { for (i = 1; i < NF; ++i) if ($i == "PASSED") passed += $(i + 2) }
              /\[  FAILED  \] [0-9]+ test/ { for (i = 1; i < NF; ++i) if ($i == "FAILED") failed += $(i + 2) }
              / tests failed out of / { programs = $4 }
+             END { print passed + 0, (failed > programs ? failed : programs) + 0, 0 }' "$logs/$part.log" ;;
+    sim*) # each line is one
+        awk '/^[0-9]+: ok - / { passed++ } /^[0-9]+: not ok - / { failed++ } / tests failed out of / { programs = $4 }
              END { print passed + 0, (failed > programs ? failed : programs) + 0, 0 }' "$logs/$part.log" ;;
     http*)
         "$python" - "$logs/$part.xml" <<'END'
@@ -217,11 +223,14 @@ if has fuzz; then
     build build-fuzz -DCMAKE_C_COMPILER=clang -DWEIR_FUZZ=ON -DWEIR_SANITIZE=address,undefined
     parts="$parts fuzz"
 fi
-if has http || has unit; then
+if has http || has unit || has sim; then
     build build-asan -DCMAKE_C_COMPILER=clang -DWEIR_SANITIZE=address,undefined
+fi
+if has http || has unit; then
     build build-tsan -DCMAKE_C_COMPILER=gcc -DWEIR_SANITIZE=thread
 fi
 if has clients; then parts="$parts clients"; fi
+if has sim; then parts="$parts sim-asan sim"; fi
 if has unit; then parts="$parts unit-tsan unit-asan unit"; fi
 if has tidy; then parts="$parts tidy"; fi
 

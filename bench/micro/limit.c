@@ -228,11 +228,15 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static void tell(void *context, weir_ticket_t ticket)
+{
+}
+
 int main(void)
 {
     static const uint8_t secret[64] = "any";
     static double ns[WAYS][ROUNDS];
-    bench.store = weir_memory_store_create(secret);
+    bench.store = weir_memory_store_create(secret, (weir_store_teller_t){tell, NULL});
     set_up_conf();
     for (size_t i = 0; i < 2; ++i) {
         weir_conf_limit_t own = bench.limits[i];

@@ -118,7 +118,10 @@ limits:
   wide: {algorithm: sliding_window, limit: 1000, window: 1h}
   narrow: {algorithm: token_bucket, rate: 20/m, burst: 1}
   shut: {algorithm: token_bucket, rate: 20/m, tenants: {shut: {rate: 0/s}}}
+  tokens: {algorithm: token_bucket, unit: llm_tokens, rate: 24/d, burst: 10000}
 upstreams:
+  as-openai: {url: "http://127.0.0.1:${ports.aimock}", dialect: openai, usage: {inject: true}}
+  as-anthropic: {url: "http://127.0.0.1:${ports.aimock}", dialect: anthropic}
   mock: {url: "http://127.0.0.1:${ports.aimock}"}
   gate: {url: "http://127.0.0.1:${ports.gate}"}
 listeners:
@@ -129,6 +132,8 @@ ${route('/', 'mock', 'wide')}
 ${route('/narrow', 'mock', 'wide, narrow')}
 ${route('/shut', 'mock', 'shut')}
 ${route('/gate', 'gate', '')}
+${route('/openai', 'as-openai', 'tokens')}
+${route('/anthropic', 'as-anthropic', 'tokens')}
   keyed:
     address: 127.0.0.1:${ports.keyed}
     tenant:
@@ -186,6 +191,21 @@ function recorder() {
 async function journal(correlationId) {
     const entries = await (await fetch(`http://127.0.0.1:${ports.aimock}/__aimock/journal`)).json()
     return entries.filter((entry) => entry.headers['x-correlation-id'] === correlationId)
+}
+
+// What a tenant used by weir's metrics, once the count is as wanted.
+async function tokensOf(tenant, wanted) {
+    let seen
+    const read = async () => {
+        const text = await (await fetch(`http://127.0.0.1:${ports.metrics}/metrics`)).text()
+        seen = {}
+        for (const [, family, type, value] of text.matchAll(new RegExp(
+            `^weir_llm_tokens(_estimated)?_total\\{[^}]*tenant="${tenant}",type="(\\w+)"\\} (\\d+)$`, 'gm')))
+            seen[family ? `estimated ${type}` : type] = Number(value)
+        return Object.entries(wanted).every(([type, value]) => seen[type] === value)
+    }
+    await until('the tokens', read, 10_000).catch(() => {})
+    assert.deepEqual(seen, wanted)
 }
 
 let serial = 0
@@ -315,6 +335,26 @@ for (const sdk of SDKS) {
                 for (let call = 0; call < 5 && !statuses.includes(429); ++call) assert.equal(await round(), TEXT)
                 assert.deepEqual(statuses.slice(-2), [429, 200], 'refused once, and the retry came in time')
             })
+
+        test('its tokens are counted, answered whole and streamed', async () => {
+            const tenant = freshId('tokens')
+            const client = connect(`/${sdk.name}`, { tenant })
+            const { data, response } = await sdk.ask(client).withResponse()
+            assert.equal(sdk.text(data), TEXT)
+            assert.equal(response.headers.get('x-ratelimit-limit-tokens'), '10000')
+            assert.match(response.headers.get('x-ratelimit-reset-tokens'), /^(\d+h)?(\d+m)?(\d+(\.\d+)?s)?$/)
+            await tokensOf(tenant, { input: 9, cached: 0, output: 14 })
+            let text = ''
+            for await (const event of await sdk.stream(client)) {
+                if (sdk.name === 'openai') {
+                    assert.notEqual(event.choices.length, 0, 'the chunk that weir asked for does not come')
+                    assert.ok(!event.usage)
+                }
+                text += sdk.delta(event)
+            }
+            assert.equal(text, TEXT)
+            await tokensOf(tenant, { input: 18, cached: 0, output: 28 })
+        })
 
         test('a limit that never opens is not retried', async () => {
             const { statuses, spy } = recorder()

@@ -247,6 +247,16 @@ def test_the_memory_bound_follows_the_configuration():
     assert max(sizes(more_keys)) - max(sizes(small)) >= 5_000_000 * 16
 
 
+def test_the_memory_bound_has_a_line_for_each_queue():
+    limit = "{algorithm: concurrency, limit: 5, scope: local, queue: {size: %d, wait: 1s}}"
+    none, small, large = (run_weir("--check", config=GOOD.replace("{rate: 50/s}", text)).stdout
+                          for text in ("{algorithm: concurrency, limit: 5}", limit % 1000, limit % 100_000))
+    assert "queue" not in none
+    [line] = re.findall(r"(?m)^limits\.per-tenant, queue\.size 1000 .*$", small)
+    assert max(sizes(line)) > 1000 * 64
+    assert max(sizes(large)) - max(sizes(small)) > 99_000 * 64
+
+
 def test_check_starts_nothing():
     port = harness.free_port()
     config = base_config(1, listener={"address": f"127.0.0.1:{port}"})
@@ -265,11 +275,63 @@ def test_print_config_fills_in_the_defaults():
                        ("default", "anonymous"), ("algorithm", "token_bucket"), ("rate", "50/s"), ("burst", "50"),
                        ("mode", "enforce"), ("max_keys", "10000"), ("host", "upstream"), ("max", "128"),
                        ("idle_timeout", "4s"), ("refresh", "30s"), ("connect", "2s"), ("total", "15m"),
-                       ("strip_prefix", "false"), ("status", "429"), ("trusted_hops", "0")]:
+                       ("strip_prefix", "false"), ("status", "429"), ("trusted_hops", "0"), ("unit", "requests"),
+                       ("scope", "shared"), ("dialect", "plain"), ("inject", "false"), ("estimate", "4"),
+                       ("cache_write", "1"), ("first_byte", "1m")]:
         assert has_value(text, key, value), f"{key}: {value} is not in\n{text}"
     for word in ("127.0.0.0/8", "::1/128", "X-Tenant-ID", "X-Request-ID", "127.0.0.1:9466", "*:9465"):
         assert word in text
-    assert "window" not in text, "a limit shows only its algorithm's fields"
+    for other in ("window", "precision", "queue", "per_tenant", " limit:"):
+        assert other not in text, f"{other}: a limit shows only its algorithm's fields"
+
+
+@pytest.mark.parametrize("limit,shown,hidden", [
+    ("{algorithm: sliding_window, limit: 9, window: 1m}", {"precision": "slots", "window": "1m", "unit": "requests"},
+     ("rate", "burst", "queue")),
+    ("{algorithm: sliding_window, limit: 9, window: 1m, precision: exact, unit: llm_tokens}",
+     {"precision": "exact", "unit": "llm_tokens"}, ("rate", "burst", "queue")),
+    ("{algorithm: concurrency, limit: 9}",
+     {"limit": "9", "size": "0", "wait": "0s", "per_tenant": "25%", "priority": "null", "scope": "shared"},
+     ("rate", "burst", "window", "precision")),
+    ("{algorithm: concurrency, limit: 9, scope: local, queue: {size: 7, wait: 90s, per_tenant: 50.50%,"
+     " priority: {header: X-P}}}", {"size": "7", "wait": "90s", "per_tenant": "50.5%", "scope": "local"},
+     ("rate", "burst", "window", "precision")),
+    ("{rate: 9/s, unit: request_bytes, key: [model, correlation]}",
+     {"unit": "request_bytes", "burst": "9", "key": "[model, correlation]"}, ("limit", "window", "precision", "queue")),
+])
+def test_a_limit_shows_only_its_algorithms_fields(limit, shown, hidden):
+    text = printed(GOOD.replace("{rate: 50/s}", limit))
+    text = text[text.index("\nlimits:"):text.index("\nupstreams:") + 1]
+    for key, value in shown.items():
+        assert f" {key}: {value}\n" in text, f"{key}: {value} is not in\n{text}"
+    for key in hidden:
+        assert f" {key}:" not in text, f"{key} is in\n{text}"
+    assert ("priority: {header: X-P}" in text) == ("X-P" in limit)
+
+
+@pytest.mark.parametrize("rate,unit,burst", [
+    ("100000/m", "llm_tokens", 100000), ("10/s", "llm_tokens", 600), ("60/h", "llm_tokens", 1), ("1/d", "llm_tokens", 1),
+    ("5000/s", "request_bytes", 5000), ("60/m", "request_bytes", 1)])
+def test_burst_follows_the_unit(rate, unit, burst):
+    """One minute's rate of tokens, else one second's; for a tenant's own rate as well."""
+    text = printed(GOOD.replace("{rate: 50/s}", f"{{rate: {rate}, unit: {unit}}}"))
+    assert has_value(text, "burst", str(burst)), text
+    text = printed(GOOD.replace("{rate: 50/s}", f"{{rate: 7/s, unit: {unit}, tenants: {{acme: {{rate: {rate}}}}}}}"))
+    assert re.search(rf"acme:\s+rate: {rate}\s+burst: {burst}\n", text), text
+
+
+@pytest.mark.parametrize("dialect,forward,idle_timeout,first_byte", [
+    ("plain", "[correlation, traceparent, tenant]", "4s", "1m"), ("openai", "[]", "1m", "10m"),
+    ("anthropic", "[]", "1m", "10m")])
+def test_defaults_follow_the_dialect(dialect, forward, idle_timeout, first_byte):
+    url = '"http://127.0.0.1:9000"'
+    text = printed(GOOD.replace(url, f"{url}, dialect: {dialect}"))
+    for line in (f"forward: {forward}", f"idle_timeout: {idle_timeout}", f"first_byte: {first_byte}"):
+        assert f" {line}\n" in text, f"{line} is not in\n{text}"
+    written = ", forward: [tenant], connections: {idle_timeout: 9s}, timeouts: {first_byte: 8s}"
+    text = printed(GOOD.replace(url, f"{url}, dialect: {dialect}{written}"))
+    for line in ("forward: [tenant]", "idle_timeout: 9s", "first_byte: 8s"):
+        assert f" {line}\n" in text, f"what is written wins: {line} is not in\n{text}"
 
 
 @pytest.mark.parametrize("rate,burst", [("50/s", 50), ("600/m", 10), ("10000/h", 3), ("5/m", 1), ("1/d", 1),
@@ -304,6 +366,10 @@ limits:
   bucket: {rate: 1000000/d, burst: 7, key: [tenant, route, client_ip, {header: X-Plan}], mode: shadow,
            tenants: {acme: {rate: 0/s}, "b:c": {burst: 9}}}
   slots: {algorithm: sliding_window, limit: 100, window: 10m, key: [], max_keys: 5, tenants: {acme: {limit: 3}}}
+  tokens: {unit: llm_tokens, rate: 90/h, key: [model, correlation], tenants: {acme: {rate: 10/s}}}
+  log: {unit: request_bytes, algorithm: sliding_window, limit: 1000000, window: 1s, precision: exact}
+  at-once: {algorithm: concurrency, limit: 8, scope: local, tenants: {acme: {limit: 32}},
+            queue: {size: 201, wait: 1500ms, per_tenant: 12.5%, priority: {header: X-Priority}}}
 upstreams:
   agent:
     url: http://[::1]:9000/base
@@ -312,6 +378,9 @@ upstreams:
     connections: {max: 5, idle: 1, idle_timeout: 1s}
     timeouts: {connect: 10ms, first_byte: 1h, idle: 1s, total: 3h}
   socket: {url: "unix:///run/agent.sock", prefix: /v2}
+  openai: {url: "http://127.0.0.1:9101", dialect: openai,
+           usage: {inject: true, estimate: 3, weights: {input: 0.5, cached: 0, cache_write: "1.000001", output: 1000}}}
+  anthropic: {url: "http://127.0.0.1:9102", dialect: anthropic, forward: [correlation]}
 listeners:
   main:
     address: "*:8080"
@@ -336,9 +405,11 @@ def test_print_config_keeps_what_was_said():
     text = printed(RICH)
     for word in ("1536KiB", "1500ms", "2h", "X-Forwarded-For", "/run/weir-admin.sock", "[::1]:9465", "X-Trace-Name",
                  "1000000/d", "X-Plan", "shadow", "0/s", "acme:eu/1", "10m", "/base", "preserve", "/v2", "X-Customer",
-                 "api.example", "costs $$5"):
+                 "api.example", "costs $$5", "llm_tokens", "request_bytes", "exact", "X-Priority", "12.5%", "anthropic"):
         assert word in text, f"{word} is not in\n{text}"
-    for key, value in (("burst", "7"), ("limit", "3"), ("trusted_hops", "1"), ("default", "refuse"), ("status", "503")):
+    for key, value in (("burst", "7"), ("limit", "3"), ("trusted_hops", "1"), ("default", "refuse"), ("status", "503"),
+                       ("size", "201"), ("wait", "1500ms"), ("inject", "true"), ("estimate", "3"), ("input", "0.5"),
+                       ("cached", "0"), ("cache_write", "1.000001"), ("output", "1000")):
         assert has_value(text, key, value), f"{key}: {value}"
 
 
@@ -434,8 +505,17 @@ FULL = {
                "api_keys": {"ab" * 32: "acme"}},
     "limits": {"per-tenant": {"rate": "50/s", "burst": 5, "key": ["tenant", {"header": "X-Plan"}],
                               "tenants": {"acme": {"rate": "0/s"}}},
-               "slots": {"algorithm": "sliding_window", "limit": 5, "window": "1m", "mode": "shadow"}},
-    "upstreams": {"socket": {"url": "unix:///run/a.sock", "prefix": "/v1", "host": "preserve", "forward": ["tenant"]}},
+               "slots": {"algorithm": "sliding_window", "limit": 5, "window": "1m", "mode": "shadow",
+                         "precision": "exact", "unit": "llm_tokens", "key": ["model", "correlation"]},
+               "at-once": {"algorithm": "concurrency", "limit": 5, "scope": "local", "unit": "requests",
+                           "tenants": {"acme": {"limit": 9}},
+                           "queue": {"size": 50, "wait": "5s", "per_tenant": "12.5%",
+                                     "priority": {"header": "X-Priority"}}},
+               "no-line": {"algorithm": "concurrency", "limit": "5", "queue": None, "precision": None}},
+    "upstreams": {"socket": {"url": "unix:///run/a.sock", "prefix": "/v1", "host": "preserve", "forward": ["tenant"],
+                             "dialect": "openai",
+                             "usage": {"inject": True, "estimate": 3,
+                                       "weights": {"input": 0.5, "cached": 0, "cache_write": "1.25", "output": 1000}}}},
     "listeners": {"local": {"address": "unix:///run/w.sock", "routes": [
         {"path": "/", "upstream": "socket", "limits": ["slots"], "timeout": "5s",
          "on_limit": {"status": 503, "body": "no"}}]}},
@@ -452,7 +532,7 @@ def test_schema():
     assert set(schema["properties"]) == TOP
     assert schema["additionalProperties"] is False
     assert "version" in schema["required"]
-    for later in ("dedup", "breaker", "http2", "precision", "fallback"):
+    for later in ("dedup", "breaker", "http2", "on_failure", "fallback"):
         assert f'"{later}"' not in r.stdout
 
 
@@ -460,7 +540,9 @@ def test_reference():
     r = run_weir("--print-reference")
     assert r.returncode == 0, r.stderr
     for word in (*TOP, "max_buffered", "trusted_hops", "tenant_series", "also", "api_keys", "burst", "max_keys",
-                 "first_byte", "strip_prefix", "on_limit", "64MiB", "sliding_window"):
+                 "first_byte", "strip_prefix", "on_limit", "64MiB", "sliding_window",
+                 "concurrency", "llm_tokens", "per_tenant", "dialect", "cache_write", "`4s`; `60s` for openai",
+                 "`60s`; `10m` for openai", "`[]` for openai"):
         assert word in r.stdout, word
 
 
@@ -469,18 +551,46 @@ def test_the_committed_file_is_what_the_binary_prints(option, file):
     assert run_weir(option).stdout == (ROOT / "conf" / file).read_text()
 
 
+def all_schema_errors(schema, config):
+    """With what the schema says of a limit by its algorithm: if this, then that."""
+    errors = schema_errors(schema, config)
+    for name, limit in config["limits"].items():
+        for rule in schema["$defs"]["limit"]["allOf"]:
+            if not schema_errors(rule["if"], limit, schema):
+                errors += schema_errors(rule["then"], limit, schema, f"$.limits.{name}")
+    return errors
+
+
 def test_the_schema_and_the_loader_agree():
     """What editors tell a user while she writes is what weir tells her when it starts."""
     schema = json.loads(run_weir("--print-schema").stdout)
     right = base_config(9000, **FULL)
     assert run_weir("--check", config=right).returncode == 0
-    assert not schema_errors(schema, right)
+    assert not all_schema_errors(schema, right)
     for change in ({"limts": {}}, {"server": {"workers": "many"}}, {"server": {"timeouts": {"head": "10 parsecs"}}},
                    {"log": {"level": "loud"}}, {"limits": {"per-tenant": {"rate": "50/parsec"}}},
                    {"limits": {"Upper": {"rate": "5/s"}}}, {"correlation": {"also": "X-A"}}, {"version": 2},
                    {"upstreams": {"agent": {"host": "caller"}}},
                    {"listeners": {"in": {"routes": [{"path": "/", "up": 1}]}}},
+                   {"limits": {"per-tenant": {"queue": {"size": 5}}}}, {"limits": {"per-tenant": {"precision": "exact"}}},
+                   {"limits": {"slots": {"queue": {}}}}, {"limits": {"slots": {"precision": "fine"}}},
+                   {"limits": {"at-once": {"rate": "5/s"}}}, {"limits": {"at-once": {"window": "5s"}}},
+                   {"limits": {"at-once": {"precision": "slots"}}},
+                   {"limits": {"at-once": {"tenants": {"acme": {"rate": "5/s"}}}}},
+                   {"limits": {"at-once": {"queue": {"size": 100001}}}}, {"limits": {"at-once": {"queue": {"sise": 1}}}},
+                   {"limits": {"at-once": {"queue": {"wait": "11m"}}}},
+                   *({"limits": {"at-once": {"queue": {"per_tenant": wrong}}}}
+                     for wrong in ("0%", "0.5%", "101%", "100.1%", "25", "0.25", 0.25, "12.34567%")),
+                   *({"limits": {"at-once": {"queue": {"priority": wrong}}}}
+                     for wrong in ("X-Priority", {"api_key": "X"}, {"header": None}, {"header": "X P"})),
+                   {"limits": {"slots": {"unit": "tokens"}}}, {"limits": {"at-once": {"scope": "global"}}},
+                   {"limits": {"slots": {"key": ["models"]}}}, {"upstreams": {"socket": {"dialect": "gemini"}}},
+                   *({"upstreams": {"socket": {"usage": {"estimate": wrong}}}} for wrong in (0, 1001, "many")),
+                   *({"upstreams": {"socket": {"usage": {"weights": {"output": wrong}}}}}
+                     for wrong in (-1, 1000.5, "1e3", ".5", "1.", "1000.1", "0.1234567", "many")),
+                   {"upstreams": {"socket": {"usage": {"inject": "perhaps"}}}},
+                   {"upstreams": {"socket": {"usage": {"weight": {}}}}},
                    {"dedup": {}}):
         wrong = harness.merge(base_config(9000, **FULL), change)
         assert run_weir("--check", config=wrong).returncode == 2, change
-        assert schema_errors(schema, wrong), f"the schema has nothing against {change}"
+        assert all_schema_errors(schema, wrong), f"the schema has nothing against {change}"

@@ -42,6 +42,24 @@ static void check_default_tenant(const weir_conf_tenant_t *tenant)
     assert_string_equal(tenant->forward_header, "X-Tenant-ID");
 }
 
+/* Of an algorithm that has none. */
+static void check_no_queue(const weir_conf_limit_queue_t *queue)
+{
+    assert_int_equal(queue->size | queue->wait_ns | queue->per_tenant_ppm | queue->per_tenant_size, 0);
+    assert_null(queue->priority);
+}
+
+static void check_default_usage(const weir_conf_upstream_t *upstream)
+{
+    assert_int_equal(upstream->dialect, WEIR_DIALECT_PLAIN);
+    assert_false(upstream->usage.inject);
+    assert_int_equal(upstream->usage.estimate, 4);
+    assert_int_equal(upstream->usage.weights.input_micros, 1000000);
+    assert_int_equal(upstream->usage.weights.cached_micros, 1000000);
+    assert_int_equal(upstream->usage.weights.cache_write_micros, 1000000);
+    assert_int_equal(upstream->usage.weights.output_micros, 1000000);
+}
+
 static void test_defaults(void **state)
 {
     weir_conf_t *conf = load_right("w.yaml", "version: 1\n"
@@ -72,9 +90,14 @@ static void test_defaults(void **state)
     assert_int_equal(limit->key.entries[0].kind, WEIR_KEY_TENANT);
     assert_int_equal(limit->mode, WEIR_LIMIT_ENFORCE);
     assert_int_equal(limit->max_keys, 10000);
+    assert_int_equal(limit->unit, WEIR_UNIT_REQUESTS);
+    assert_int_equal(limit->scope, WEIR_SCOPE_SHARED);
+    assert_int_equal(limit->precision, WEIR_PRECISION_SLOTS);
+    check_no_queue(&limit->queue);
 
     const weir_conf_upstream_t *upstream = &conf->upstreams.entries[0];
     assert_string_equal(upstream->name, "u");
+    check_default_usage(upstream);
     assert_string_equal(upstream->url.authority, "u:9000");
     assert_string_equal(upstream->prefix, "");
     assert_int_equal(upstream->host, WEIR_HOST_UPSTREAM);
@@ -128,6 +151,54 @@ static void check_rich_limits(const weir_conf_t *conf)
     assert_int_equal(derived->tenants.entries[0].quota.burst, 10); /* of the tenant's own rate */
 }
 
+static void check_rich_units(const weir_conf_t *conf)
+{
+    const weir_conf_limit_t *tokens = &conf->limits.entries[3], *bytes = &conf->limits.entries[4];
+    assert_int_equal(tokens->unit, WEIR_UNIT_LLM_TOKENS);
+    assert_int_equal(tokens->quota.burst, 2);                      /* 1.5 a minute */
+    assert_int_equal(tokens->tenants.entries[0].quota.burst, 600); /* a minute of the tenant's own rate */
+    assert_int_equal(tokens->key.size, 3);
+    assert_int_equal(tokens->key.entries[0].kind, WEIR_KEY_MODEL);
+    assert_int_equal(tokens->key.entries[1].kind, WEIR_KEY_CORRELATION);
+    assert_int_equal(tokens->key.entries[2].kind, WEIR_KEY_TENANT);
+    assert_int_equal(bytes->unit, WEIR_UNIT_REQUEST_BYTES);
+    assert_int_equal(bytes->precision, WEIR_PRECISION_EXACT);
+    check_no_queue(&bytes->queue);
+
+    const weir_conf_limit_t *at_once = &conf->limits.entries[5];
+    assert_int_equal(at_once->algorithm, WEIR_LIMIT_CONCURRENCY);
+    assert_int_equal(at_once->quota.limit, 8);
+    assert_int_equal(at_once->quota.window_ns | at_once->quota.burst | at_once->quota.rate.count, 0);
+    assert_int_equal(at_once->tenants.entries[0].quota.limit, 32);
+    assert_int_equal(at_once->scope, WEIR_SCOPE_LOCAL);
+    assert_int_equal(at_once->queue.size, 201);
+    assert_int_equal(at_once->queue.wait_ns, 1500 * S / 1000);
+    assert_int_equal(at_once->queue.per_tenant_ppm, 125000);
+    assert_int_equal(at_once->queue.per_tenant_size, 26); /* 25.125 */
+    assert_string_equal(at_once->queue.priority, "X-Priority");
+}
+
+static void check_rich_dialects(const weir_conf_t *conf)
+{
+    const weir_conf_upstream_t *openai = &conf->upstreams.entries[3], *anthropic = &conf->upstreams.entries[4];
+    assert_int_equal(openai->dialect, WEIR_DIALECT_OPENAI);
+    assert_true(openai->usage.inject);
+    assert_int_equal(openai->usage.estimate, 3);
+    assert_int_equal(openai->usage.weights.input_micros, 500000);
+    assert_int_equal(openai->usage.weights.cached_micros, 0);
+    assert_int_equal(openai->usage.weights.cache_write_micros, 1000001);
+    assert_int_equal(openai->usage.weights.output_micros, 1000000000);
+    assert_int_equal(openai->forward, 0);
+    assert_int_equal(openai->connections.idle_timeout_ns, 60 * S);
+    assert_int_equal(openai->timeouts.first_byte_ns, 600 * S);
+    assert_int_equal(openai->timeouts.idle_ns, 60 * S);
+
+    assert_int_equal(anthropic->dialect, WEIR_DIALECT_ANTHROPIC); /* and what is written wins */
+    assert_int_equal(anthropic->forward, WEIR_FORWARD_CORRELATION);
+    assert_int_equal(anthropic->connections.idle_timeout_ns, 4 * S);
+    assert_int_equal(anthropic->timeouts.first_byte_ns, 60 * S);
+}
+
 static void test_every_field(void **state)
 {
     weir_conf_t *conf = load_right("w.yaml", rich_text);
@@ -148,6 +219,8 @@ static void test_every_field(void **state)
     assert_int_equal(conf->tenant.api_keys.entries[0].sha256[0], 0xab); /* sorted */
     assert_string_equal(conf->tenant.api_keys.entries[0].tenant, "acme:eu/1");
     check_rich_limits(conf);
+    check_rich_units(conf);
+    check_rich_dialects(conf);
 
     assert_string_equal(conf->upstreams.entries[0].prefix, "/base");
     assert_string_equal(conf->upstreams.entries[1].prefix, "/v2");
@@ -163,6 +236,139 @@ static void test_every_field(void **state)
     assert_string_equal(route->host, "api.example");
     assert_int_equal(route->timeout_ns, 60 * S);
     assert_string_equal(route->on_limit.body, "costs $5: \"no\" # not a comment");
+    weir_conf_release(conf);
+}
+
+/* ---- defaults that depend on other fields ---- */
+
+static void test_derived_bursts(void **state)
+{
+    static const struct {
+        const char *unit, *rate;
+        int64_t burst;
+    } rows[] = {{"requests", "50/s", 50},
+                {"requests", "90/m", 2},
+                {"requests", "1/d", 1},
+                {"requests", "0/s", 1},
+                {"requests", "1000000000/s", 1000000000},
+                {"request_bytes", "5000000/s", 5000000},
+                {"request_bytes", "60/m", 1},
+                {"llm_tokens", "100000/m", 100000},
+                {"llm_tokens", "10/s", 600},
+                {"llm_tokens", "90/h", 2},
+                {"llm_tokens", "1/h", 1},
+                {"llm_tokens", "1/d", 1},
+                {"llm_tokens", "0/s", 1},
+                {"llm_tokens", "1441/d", 2},
+                {"llm_tokens", "1000000000/m", 1000000000},
+                {"llm_tokens", "1000000000/s", 1000000000}}; /* no more than can be written */
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        char text[256];
+        snprintf(text, sizeof(text),
+                 "version: 1\nlimits: {a: {rate: %s, unit: %s, tenants: {t: {}}}, b: {rate: 7/s, unit: %s, "
+                 "tenants: {t: {rate: %s}, u: {burst: 3}}}, c: {unit: %s, rate: 1/s, burst: 9, tenants: {t: {rate: "
+                 "%s}}}}\n",
+                 rows[i].rate, rows[i].unit, rows[i].unit, rows[i].rate, rows[i].unit, rows[i].rate);
+        weir_conf_t *conf = load_right("w.yaml", text);
+        const weir_conf_limit_t *limits = conf->limits.entries;
+        assert_int_equal(limits[0].quota.burst, rows[i].burst);
+        assert_int_equal(limits[0].tenants.entries[0].quota.burst, rows[i].burst);
+        assert_int_equal(limits[1].tenants.entries[0].quota.burst, rows[i].burst);
+        assert_int_equal(limits[1].tenants.entries[1].quota.burst, 3);
+        assert_int_equal(limits[2].tenants.entries[0].quota.burst, 9); /* given, so it is kept */
+        weir_conf_release(conf);
+    }
+}
+
+/* The order in which fields are written is no matter, and null is as good as leaving one out. */
+static void test_derived_from_a_dialect(void **state)
+{
+    weir_conf_t *conf = load_right(
+        "w.yaml",
+        "version: 1\n"
+        "upstreams:\n"
+        "  a: {timeouts: {total: 1h}, connections: {max: 1}, forward: null, url: http://a, dialect: anthropic}\n"
+        "  b: {url: http://b, dialect: plain, timeouts: null, connections: {idle_timeout: null}}\n"
+        "  c: {url: http://c, dialect: openai, forward: [tenant], timeouts: {first_byte: 1s}}\n"
+        "  d: {url: http://d, dialect: openai, forward: [], connections: {idle_timeout: 1s}}\n");
+    static const struct {
+        unsigned forward;
+        int64_t idle_timeout_s, first_byte_s;
+    } rows[] = {{0, 60, 600}, {7, 4, 60}, {WEIR_FORWARD_TENANT, 60, 1}, {0, 1, 600}};
+    assert_int_equal(conf->upstreams.size, sizeof(rows) / sizeof(*rows));
+    for (size_t i = 0; i < conf->upstreams.size; ++i) {
+        const weir_conf_upstream_t *upstream = &conf->upstreams.entries[i];
+        assert_int_equal(upstream->forward, rows[i].forward);
+        assert_int_equal(upstream->connections.idle_timeout_ns, rows[i].idle_timeout_s * S);
+        assert_int_equal(upstream->timeouts.first_byte_ns, rows[i].first_byte_s * S);
+    }
+    weir_conf_release(conf);
+}
+
+static void test_queue_defaults(void **state)
+{
+    weir_conf_t *conf = load_right("w.yaml", "version: 1\n"
+                                             "limits:\n"
+                                             "  a: {algorithm: concurrency, limit: 5}\n"
+                                             "  b: {algorithm: concurrency, limit: 5, queue: {priority: null}}\n");
+    for (size_t i = 0; i < 2; ++i) {
+        const weir_conf_limit_queue_t *queue = &conf->limits.entries[i].queue;
+        assert_int_equal(queue->size | queue->wait_ns | queue->per_tenant_size, 0);
+        assert_int_equal(queue->per_tenant_ppm, 250000);
+        assert_null(queue->priority);
+    }
+    weir_conf_release(conf);
+}
+
+static void test_places_of_a_tenant(void **state)
+{
+    static const struct {
+        const char *size, *per_tenant;
+        int64_t places;
+    } rows[] = {{"1", "1%", 1},
+                {"1", "100%", 1},
+                {"4", "25%", 1},
+                {"5", "25%", 2},
+                {"100", "1%", 1},
+                {"101", "1%", 2},
+                {"100000", "100%", 100000},
+                {"3", "33.3333%", 1},
+                {"3", "33.3334%", 2},
+                {"99999", "99.9999%", 99999}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        char text[256];
+        snprintf(text, sizeof(text),
+                 "version: 1\nlimits: {a: {algorithm: concurrency, limit: 1, scope: local, queue: {size: %s, wait: 1s, "
+                 "per_tenant: %s}}}\n",
+                 rows[i].size, rows[i].per_tenant);
+        weir_conf_t *conf = load_right("w.yaml", text);
+        assert_int_equal(conf->limits.entries[0].queue.per_tenant_size, rows[i].places);
+        weir_conf_release(conf);
+    }
+}
+
+static void test_quota_of(void **state)
+{
+    weir_conf_t *conf = load_right(
+        "w.yaml", "version: 1\n"
+                  "limits:\n"
+                  "  many: {rate: 1/s, tenants: {b: {burst: 12}, a: {burst: 11}, bb: {burst: 13}, B: {burst: 14}, "
+                  "\"b:c\": {burst: 15}, abc: {burst: 16}, z: {burst: 17}}}\n"
+                  "  none: {rate: 1/s}\n");
+    static const struct {
+        const char *tenant; /* what follows a | is not of the name */
+        int64_t burst;
+    } rows[] = {{"a", 11},    {"b", 12},   {"bb", 13}, {"B", 14},     {"b:c", 15}, {"abc", 16}, {"z", 17},
+                {"", 1},      {"A", 1},    {"ab", 1},  {"abcd", 1},   {"bbb", 1},  {"zz", 1},   {"~", 1},
+                {"a|bc", 11}, {"b|b", 12}, {"|a", 1},  {"abc|d", 16}, {"b:|c", 1}, {"0", 1}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        size_t len = strcspn(rows[i].tenant, "|");
+        char name[8];
+        snprintf(name, sizeof(name), "%.*s%s", (int)len, rows[i].tenant,
+                 rows[i].tenant[len] == '|' ? rows[i].tenant + len + 1 : "");
+        assert_int_equal(weir_conf_quota_of(&conf->limits.entries[0], name, len)->burst, rows[i].burst);
+        assert_ptr_equal(weir_conf_quota_of(&conf->limits.entries[1], name, len), &conf->limits.entries[1].quota);
+    }
     weir_conf_release(conf);
 }
 
@@ -233,8 +439,68 @@ static const struct {
     {"limits: {a: {limit: 5}}\n",
      "2:13: limits.a.rate: is required; write a count and a unit, such as 50/s, 600/m, 10000/h\n"
      "w.yaml:2:14: limits.a.limit: is no field of token_bucket; leave it out, or write another algorithm"},
-    {"limits: {a: {algorithm: concurrency, limit: 5}}\n",
-     "2:25: limits.a.algorithm: 'concurrency' is not an algorithm; write token_bucket or sliding_window"},
+    {"limits: {a: {algorithm: leaky, limit: 5, queue: {size: x}, precision: x}}\n",
+     "2:25: limits.a.algorithm: 'leaky' is not an algorithm; write token_bucket, sliding_window or concurrency"},
+    {"limits: {a: {algorithm: concurrency}}\n", "2:13: limits.a.limit: is required; write a whole number"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, window: 1s}}\n",
+     "2:48: limits.a.window: is no field of concurrency; leave it out, or write another algorithm"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, precision: exact}}\n",
+     "2:48: limits.a.precision: is no field of concurrency; leave it out, or write another algorithm"},
+    {"limits: {a: {rate: 5/s, queue: {size: 5, wait: x}}}\n",
+     "2:25: limits.a.queue: is no field of token_bucket; leave it out, or write another algorithm"},
+    {"limits: {a: {rate: 5/s, unit: tokens}}\n",
+     "2:31: limits.a.unit: 'tokens' is not a unit of limits; write requests, llm_tokens or request_bytes"},
+    {"limits: {a: {rate: 5/s, key: [user]}}\n",
+     "2:31: limits.a.key[0]: 'user' is not a part of a key; write tenant, route, model, client_ip, correlation or "
+     "{header: NAME}"},
+    /* queues */
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {size: 5, wait: 1s}}}\n",
+     "2:62: limits.a.queue.size: needs scope: local, for a queue is of one sidecar; write that, or leave the queue "
+     "out"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, scope: local, queue: {size: 5}}}\n",
+     "2:76: limits.a.queue.size: needs queue.wait; write there how long a request may wait, such as 5s"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {wait: 5s}}}\n",
+     "2:62: limits.a.queue.wait: needs queue.size; write there how many requests may wait, such as 50"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, scope: all, queue: {size: 5, wait: 1s}}}\n",
+     "2:55: limits.a.scope: 'all' is not a scope; write shared or local"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, scope: local, queue: {size: 5, wait: 5}}}\n",
+     "2:85: limits.a.queue.wait: '5' is not a duration; write a count and a unit, such as 250ms, 30s, 10m, 24h"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, scope: local, queue: {size: x, wait: 5s}}}\n",
+     "2:76: limits.a.queue.size: 'x' is not a whole number; write one from 0 to 100000"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {per_tenant: 0.5%}}}\n",
+     "2:68: limits.a.queue.per_tenant: '0.5%' is too low; write a percentage from 1% to 100%"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {per_tenant: 0.25}}}\n",
+     "2:68: limits.a.queue.per_tenant: '0.25' is not a percentage; write a number and %, such as 25%"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {priority: X-P}}}\n",
+     "2:66: limits.a.queue.priority: 'X-P' is not a source of the priority; write {header: NAME}"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {priority: {header: x-request-ID}}}}\n",
+     "2:75: limits.a.queue.priority.header: 'x-request-ID' carries the correlation id already; write another header"},
+    {"tenant: {from: []}\nlimits: {a: {algorithm: concurrency, limit: 5, queue: {priority: {header: x-tenant-ID}}}}\n",
+     "3:75: limits.a.queue.priority.header: 'x-tenant-ID' carries the tenant already; write another header"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, unit: llm_tokens}}\n",
+     "2:54: limits.a.unit: 'llm_tokens' is not what concurrency counts; write requests, or another algorithm"},
+    /* usage */
+    {"upstreams: {u: {url: http://u, usage: {inject: true}}}\n",
+     "2:48: upstreams.u.usage.inject: needs dialect: openai, whose streams tell their usage only when asked; write "
+     "that, "
+     "or leave this out"},
+    {"upstreams: {u: {url: http://u, dialect: anthropic, usage: {inject: true}}}\n",
+     "2:68: upstreams.u.usage.inject: needs dialect: openai, whose streams tell their usage only when asked; write "
+     "that, "
+     "or leave this out"},
+    {"upstreams: {u: {url: http://u, dialect: gpt, usage: {inject: true}}}\n",
+     "2:41: upstreams.u.dialect: 'gpt' is not a dialect; write plain, openai or anthropic"},
+    {"upstreams: {u: {url: http://u, usage: {weights: {input: 0, cached: 0, cache_write: 0, output: 0}}}}\n",
+     "2:49: upstreams.u.usage.weights: are all 0, so that no token would count; write one that is not"},
+    {"upstreams: {u: {url: http://u, usage: {weights: {input: 0, cached: 0, cache_write: 0, output: x}}}}\n",
+     "2:95: upstreams.u.usage.weights.output: 'x' is not a weight; write a number with at most 6 digits after the "
+     "point, "
+     "such as 1, 0.1, 1.25"},
+    {"upstreams: {u: {url: http://u, usage: {weights: {input: 1000.1}}}}\n",
+     "2:57: upstreams.u.usage.weights.input: '1000.1' is too high; write a weight from 0 to 1000"},
+    {"upstreams: {u: {url: http://u, usage: {weights: 1}}}\n",
+     "2:49: upstreams.u.usage.weights: '1' is not a mapping; write its fields"},
+    {"upstreams: {u: {url: http://u, usage: 4}}\n", "2:39: upstreams.u.usage: '4' is not a mapping; write its fields"},
     {"limits: {a: {algorithm: sliding_window, limit: 5, window: 1s, tenants: {b: {window: 2s}}}}\n",
      "2:77: limits.a.tenants.b.window: is the same for every tenant; leave it out"},
     {"limits: {a: {rate: 5/s, tenants: {b: {limit: 2}}}}\n",
@@ -571,6 +837,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_every_field),
+        cmocka_unit_test(test_derived_bursts),
+        cmocka_unit_test(test_derived_from_a_dialect),
+        cmocka_unit_test(test_queue_defaults),
+        cmocka_unit_test(test_places_of_a_tenant),
+        cmocka_unit_test(test_quota_of),
         cmocka_unit_test(test_all_errors_at_once),
         cmocka_unit_test(test_wrong_texts),
         cmocka_unit_test(test_no_version),

@@ -43,7 +43,7 @@ static inline void check_errors(const char *file, const char *text, const char *
     free(errors);
 }
 
-static inline char *printed(const weir_conf_t *conf)
+static __attribute__((noinline, unused)) char *printed(const weir_conf_t *conf)
 {
     char *text = NULL;
     size_t len;
@@ -123,6 +123,10 @@ static const char rich_text[] =
     "           tenants: {zeta: {rate: 0/s}, \"b:c\": {burst: 9}, acme: {rate: 5/s, burst: 6}}}\n"
     "  slots: {algorithm: sliding_window, limit: 100, window: 10m, key: [], max_keys: 5, tenants: {acme: {limit: 3}}}\n"
     "  derived: {rate: 90/m, tenants: {acme: {rate: 600/m}}}\n"
+    "  tokens: {unit: llm_tokens, rate: 90/h, key: [model, correlation, tenant], tenants: {acme: {rate: 10/s}}}\n"
+    "  bytes: {unit: request_bytes, algorithm: sliding_window, limit: 1000000, window: 1s, precision: exact}\n"
+    "  at-once: {algorithm: concurrency, limit: 8, scope: local, tenants: {acme: {limit: 32}},\n"
+    "            queue: {size: 201, wait: 1500ms, per_tenant: 12.5%, priority: {header: X-Priority}}}\n"
     "upstreams:\n"
     "  agent:\n"
     "    url: http://[::1]:9000/base/\n"
@@ -133,6 +137,16 @@ static const char rich_text[] =
     "    timeouts: {connect: 10ms, first_byte: 1h, idle: 1s, total: 3h}\n"
     "  socket: {url: \"unix:///run/agent.sock\", prefix: /v2}\n"
     "  bare: {url: http://agent.example}\n"
+    "  openai:\n"
+    "    url: http://127.0.0.1:9101/v1\n"
+    "    dialect: openai\n"
+    "    usage: {inject: true, estimate: 3, weights: {input: 0.5, cached: 0, cache_write: 1.000001, output: 1000}}\n"
+    "  anthropic:\n"
+    "    url: http://127.0.0.1:9102\n"
+    "    dialect: anthropic\n"
+    "    forward: [correlation]\n"
+    "    connections: {idle_timeout: 4s}\n"
+    "    timeouts: {first_byte: 60s}\n"
     "listeners:\n"
     "  main:\n"
     "    address: \"*:8080\"\n"

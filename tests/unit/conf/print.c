@@ -50,10 +50,20 @@ static void test_rich_print(void **state)
         "\n    \"abababababababababababababababababababababababababababababababab\": acme:eu/1\n",
         "\n    rate: 1000000/d\n    burst: 7\n    key: [tenant, route, client_ip, {header: X-Plan}]\n",
         "\n      zeta:\n        rate: 0/s\n        burst: 7\n",
-        "\n    limit: 100\n    window: 10m\n    key: []\n",
-        "\n      acme:\n        limit: 3\n    mode: enforce\n",
+        "\n    limit: 100\n    window: 10m\n    precision: slots\n    key: []\n",
+        "\n      acme:\n        limit: 3\n    scope: shared\n    mode: enforce\n",
+        "\n    unit: llm_tokens\n    rate: 90/h\n    burst: 2\n    key: [model, correlation, tenant]\n",
+        "\n      acme:\n        rate: 10/s\n        burst: 600\n",
+        "\n    unit: request_bytes\n    limit: 1000000\n    window: 1s\n    precision: exact\n",
+        "\n    algorithm: concurrency\n    unit: requests\n    limit: 8\n    key: [tenant]\n",
+        "\n      acme:\n        limit: 32\n    scope: local\n    mode: enforce\n    max_keys: 10000\n    queue:\n"
+        "      size: 201\n      wait: 1500ms\n      per_tenant: 12.5%\n      priority: {header: X-Priority}\n",
+        "\n    dialect: openai\n    host: upstream\n    forward: []\n",
+        "\n    usage:\n      inject: true\n      estimate: 3\n      weights:\n        input: 0.5\n        cached: 0\n"
+        "        cache_write: 1.000001\n        output: 1000\n",
+        "\n    dialect: anthropic\n    host: upstream\n    forward: [correlation]\n",
         "\n    url: \"http://[::1]:9000/base/\"\n    prefix: null\n",
-        "\n    url: unix:///run/agent.sock\n    prefix: /v2\n    host: preserve\n",
+        "\n    url: unix:///run/agent.sock\n    prefix: /v2\n    dialect: plain\n    host: preserve\n",
         "\n    forward: [tenant]\n",
         "\n    address: \"*:8080\"\n    tenant:\n      from: [{header: X-Customer}]\n",
         "\n      - path: /\n        methods: []\n        host: null\n        upstream: agent\n",
@@ -70,6 +80,36 @@ static void test_rich_print(void **state)
     assert_null(strstr(text, "canary"));
     free(text);
     weir_conf_release(conf);
+}
+
+/* A limit shows only its algorithm's fields: in the text of one, these are found or not. */
+static void test_fields_of_algorithms(void **state)
+{
+    static const struct {
+        const char *limit, *there, *not_there[6];
+    } rows[] = {{"rate: 1/s", "burst: 1\n", {"limit:", "window:", "precision:", "queue:", "per_tenant:", "size:"}},
+                {"algorithm: sliding_window, limit: 1, window: 1s",
+                 "precision: slots\n",
+                 {"rate:", "burst:", "queue:", "per_tenant:", "size:", "wait:"}},
+                {"algorithm: concurrency, limit: 1",
+                 "queue:\n      size: 0\n      wait: 0s\n      per_tenant: 25%\n      priority: null\n",
+                 {"rate:", "burst:", "window:", "precision:", "bucket", "slots"}}};
+    char text[256];
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        snprintf(text, sizeof(text), "version: 1\nlimits: {a: {%s}}\n", rows[i].limit);
+        check_round_trip(text);
+        weir_conf_t *conf = load_right("w.yaml", text);
+        char *all = printed(conf), *limits = strstr(all, "\nlimits:\n");
+        assert_non_null(limits);
+        *(strstr(limits, "\nupstreams:") + 1) = '\0';
+        if (strstr(limits, rows[i].there) == NULL)
+            fail_msg("%s--- is not in\n%s", rows[i].there, limits);
+        for (size_t k = 0; k < sizeof(rows[i].not_there) / sizeof(*rows[i].not_there); ++k)
+            if (strstr(limits + strlen("\nlimits:"), rows[i].not_there[k]) != NULL)
+                fail_msg("%s is in\n%s", rows[i].not_there[k], limits);
+        free(all);
+        weir_conf_release(conf);
+    }
 }
 
 static void test_restart_notes(void **state)
@@ -140,10 +180,11 @@ static uint64_t table_bytes(const weir_conf_limit_t *limit)
 
 static void test_memory(void **state)
 {
-    static const weir_conf_costs_t costs = {table_bytes, 1 << 20, 1 << 19, 1024, 2048, 4096};
+    static const weir_conf_costs_t costs = {table_bytes, 1 << 20, 1 << 19, 1024, 2048, 4096, 256};
     weir_conf_t *conf = load_right("w.yaml", "version: 1\n"
                                              "server: {workers: 3, max_connections: 1024, max_buffered: 1MiB}\n"
-                                             "limits: {a: {rate: 1/s, max_keys: 1000}}\n"
+                                             "limits: {a: {rate: 1/s, max_keys: 1000}, b: {algorithm: concurrency, "
+                                             "limit: 1, scope: local, queue: {size: 100, wait: 1s}}}\n"
                                              "upstreams: {u: {url: http://u, connections: {max: 8}}}\n");
     char *text = NULL;
     size_t len;
@@ -158,6 +199,9 @@ static void test_memory(void **state)
         strstr(text, "log buffers                                                       0 B     12.0 KiB\n"));
     assert_non_null(
         strstr(text, "limits.a, max_keys 1000                                           0 B     97.7 KiB\n"));
+    assert_non_null(
+        strstr(text, "limits.b, queue.size 100                                          0 B     25.0 KiB\n"));
+    assert_null(strstr(text, "limits.a, queue.size"));
     assert_non_null(
         strstr(text, "callers, server.max_connections 1024                              0 B      1.0 MiB\n"));
     assert_non_null(
@@ -259,6 +303,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trips),
         cmocka_unit_test(test_rich_print),
+        cmocka_unit_test(test_fields_of_algorithms),
         cmocka_unit_test(test_restart_notes),
         cmocka_unit_test(test_schema_is_committed),
         cmocka_unit_test(test_reference_is_committed),

@@ -170,6 +170,101 @@ static void test_rate(void **state)
     }
 }
 
+typedef struct {
+    const char *text;
+    int64_t value;       /* -1: refused */
+    const char *written; /* NULL: as it was */
+} decimal_row_t;
+
+static void check_decimals(const decimal_row_t *rows, size_t count, const char *(*parse)(const char *, int64_t *),
+                           void (*format)(int64_t, char *))
+{
+    for (const decimal_row_t *row = rows; row < rows + count; ++row) {
+        int64_t value = -1;
+        char written[WEIR_CONF_SCALAR_BYTES_MAX];
+        const char *right = parse(row->text, &value);
+        check_verdict(row->text, right, row->value >= 0);
+        if (right != NULL)
+            continue;
+        assert_int_equal(value, row->value);
+        format(value, written);
+        assert_string_equal(written, row->written != NULL ? row->written : row->text);
+    }
+}
+
+static void test_weight(void **state)
+{
+    static const decimal_row_t rows[] = {
+        {"0", 0, NULL},
+        {"1", 1000000, NULL},
+        {"10", 10000000, NULL},
+        {"1000", 1000000000, NULL},
+        {"0.1", 100000, NULL},
+        {"1.25", 1250000, NULL},
+        {"0.000001", 1, NULL},
+        {"3.999999", 3999999, NULL},
+        {"1.0", 1000000, "1"},
+        {"0.50", 500000, "0.5"},
+        {"9223372036854.775807", INT64_MAX, NULL},
+        {"9223372036854.775808", -1, NULL},
+        {"9223372036854775807", -1, NULL},
+        {"99999999999999999999", -1, NULL},
+        {"0.0000001", -1, NULL},
+        {"1.0000000", -1, NULL},
+        {"", -1, NULL},
+        {".", -1, NULL},
+        {".5", -1, NULL},
+        {"1.", -1, NULL},
+        {"01", -1, NULL},
+        {"00.5", -1, NULL},
+        {"-1", -1, NULL},
+        {"+1", -1, NULL},
+        {"1,5", -1, NULL},
+        {"1e3", -1, NULL},
+        {"1.5e3", -1, NULL},
+        {"0x1", -1, NULL},
+        {"1.5.5", -1, NULL},
+        {"1%", -1, NULL},
+        {" 1", -1, NULL},
+        {"1 ", -1, NULL},
+        {"inf", -1, NULL},
+        {".inf", -1, NULL},
+    };
+    check_decimals(rows, COUNT_OF(rows), weir_conf_parse_weight, weir_conf_format_weight);
+}
+
+static void test_percent(void **state)
+{
+    static const decimal_row_t rows[] = {
+        {"0%", 0, NULL},
+        {"1%", 10000, NULL},
+        {"25%", 250000, NULL},
+        {"100%", 1000000, NULL},
+        {"12.5%", 125000, NULL},
+        {"0.0001%", 1, NULL},
+        {"25.0%", 250000, "25%"},
+        {"33.3333%", 333333, NULL},
+        {"33.33333%", -1, NULL},
+        {"922337203685477.5807%", INT64_MAX, NULL},
+        {"922337203685477.5808%", -1, NULL},
+        {"99999999999999999999%", -1, NULL},
+        {"", -1, NULL},
+        {"%", -1, NULL},
+        {"25", -1, NULL},
+        {"0.25", -1, NULL},
+        {"25 %", -1, NULL},
+        {"25%%", -1, NULL},
+        {"%25", -1, NULL},
+        {"-25%", -1, NULL},
+        {"025%", -1, NULL},
+        {".5%", -1, NULL},
+        {"1.%", -1, NULL},
+        {"1e1%", -1, NULL},
+        {"25percent", -1, NULL},
+    };
+    check_decimals(rows, COUNT_OF(rows), weir_conf_parse_percent, weir_conf_format_percent);
+}
+
 static void test_cidr(void **state)
 {
     static const struct {
@@ -456,6 +551,8 @@ int main(void)
         cmocka_unit_test(test_duration),
         cmocka_unit_test(test_size),
         cmocka_unit_test(test_rate),
+        cmocka_unit_test(test_weight),
+        cmocka_unit_test(test_percent),
         cmocka_unit_test(test_cidr),
         cmocka_unit_test(test_address),
         cmocka_unit_test(test_url),

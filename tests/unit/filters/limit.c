@@ -5,208 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 #include <cmocka.h>
-#include <netinet/in.h>
 #include "../seeded.h"
-#include "../../../filters/store.h"
-
-#define S INT64_C(1000000000)
-#define M (60 * S)
-#define D (86400 * S)
-#define STR(text) ((weir_str_t){text, sizeof(text) - 1})
-
-extern const weir_filter_t weir_filter_limit;
-
-static const uint8_t secret[64] = "a secret that the tests have in common, and nobody else has it.";
-
-/* A configuration: one listener, routes with limits by index. */
-enum { LIMITS_MAX = 8, ROUTES = 3 };
-
-static weir_conf_key_part_t by_tenant[] = {{.kind = WEIR_KEY_TENANT}};
-static weir_conf_tenant_source_t tenant_from[] = {{"X-Api-Key", true}, {"X-Tenant-ID", false}};
-
-typedef struct {
-    weir_conf_t conf;
-    weir_conf_limit_t limits[LIMITS_MAX];
-    weir_conf_listener_t listener;
-    weir_conf_tenant_t tenant;
-    weir_conf_route_t routes[ROUTES];
-    size_t named[LIMITS_MAX];
-} setup_t;
-
-static setup_t setup;
-
-static weir_conf_limit_t *add_limit(const char *name, weir_conf_algorithm_t algorithm)
-{
-    weir_conf_limit_t *limit = &setup.limits[setup.conf.limits.size];
-    *limit = (weir_conf_limit_t){.name = name, .algorithm = algorithm, .max_keys = 1000};
-    limit->key.entries = by_tenant;
-    limit->key.size = 1;
-    setup.named[setup.conf.limits.size] = setup.conf.limits.size;
-    ++setup.conf.limits.size;
-    for (size_t i = 0; i < ROUTES - 1; ++i) /* the last one has none */
-        setup.routes[i].limits.size = setup.conf.limits.size;
-    return limit;
-}
-
-static weir_conf_limit_t *add_bucket(const char *name, int64_t count, int64_t period_ns, int64_t burst)
-{
-    weir_conf_limit_t *limit = add_limit(name, WEIR_LIMIT_TOKEN_BUCKET);
-    limit->quota.rate = (weir_conf_rate_t){count, period_ns};
-    limit->quota.burst = burst;
-    return limit;
-}
-
-static weir_conf_limit_t *add_window(const char *name, int64_t count, int64_t window_ns)
-{
-    weir_conf_limit_t *limit = add_limit(name, WEIR_LIMIT_SLIDING_WINDOW);
-    limit->quota.limit = count;
-    limit->quota.window_ns = window_ns;
-    return limit;
-}
-
-static void set_key(weir_conf_limit_t *limit, const weir_conf_key_part_t *parts, size_t count)
-{
-    limit->key.entries = parts;
-    limit->key.size = count;
-}
-
-static int set_up(void **state)
-{
-    setup = (setup_t){.listener = {.name = "inbound", .tenant = &setup.tenant}};
-    setup.tenant.from.entries = tenant_from;
-    setup.tenant.from.size = 2;
-    setup.conf.limits.entries = setup.limits;
-    setup.conf.listeners.entries = &setup.listener;
-    setup.conf.listeners.size = 1;
-    setup.listener.routes.entries = setup.routes;
-    setup.listener.routes.size = ROUTES;
-    for (size_t i = 0; i < ROUTES; ++i) {
-        setup.routes[i].path = i == 0 ? "/" : i == 1 ? "/other" : "/free";
-        setup.routes[i].limits.entries = setup.named;
-        setup.routes[i].on_limit.status = 429;
-    }
-    return 0;
-}
-
-/* A request, and all that comes of it. */
-typedef struct {
-    weir_request_t request;
-    _Alignas(16) char state[64];
-    _Alignas(16) char memory[4096];
-    size_t memory_used;
-    weir_field_t fields[8];
-    weir_str_t names[8];
-    char policy[512], limits[512];
-    int added;
-} asked_t;
-
-static size_t decided[3], overflowed;
-
-static void count_decided(const weir_request_t *request, size_t limit, weir_decision_t decision)
-{
-    assert_true(limit < setup.conf.limits.size);
-    ++decided[decision];
-}
-
-static void count_overflowed(const weir_request_t *request, size_t limit)
-{
-    ++overflowed;
-}
-
-static const weir_observer_t observer = {count_decided, count_overflowed};
-
-static void *alloc(weir_request_t *request, size_t size)
-{
-    asked_t *asked = (asked_t *)((char *)request - offsetof(asked_t, request));
-    void *memory = asked->memory + asked->memory_used;
-    asked->memory_used += (size + 15) & ~(size_t)15;
-    assert_true(asked->memory_used <= sizeof(asked->memory));
-    return memory;
-}
-
-static void prepare(asked_t *asked, weir_str_t tenant, int64_t now_ns)
-{
-    memset(asked, 0, sizeof(*asked));
-    asked->request = (weir_request_t){
-        .conf = &setup.conf,
-        .listener = &setup.listener,
-        .route = &setup.routes[0],
-        .tenant = tenant,
-        .client_ip = STR("192.0.2.1"),
-        .fields = asked->fields,
-        .now_ns = now_ns,
-        .ticket = {1, 2, 3},
-        .observer = &observer,
-        .alloc = alloc,
-    };
-}
-
-static void add_field(asked_t *asked, weir_str_t name, weir_str_t value)
-{
-    size_t i = asked->request.field_count++;
-    asked->names[i] = name;
-    asked->fields[i] = (weir_field_t){.name = &asked->names[i], .value = value};
-}
-
-typedef struct {
-    weir_answer_t answer;
-    asked_t *asked;
-} answered_t;
-
-static void add(weir_answer_t *answer, weir_str_t name, weir_str_t value)
-{
-    asked_t *asked = ((answered_t *)answer)->asked;
-    bool is_policy = name.len == 16 && memcmp(name.base, "RateLimit-Policy", 16) == 0;
-    assert_true(is_policy || (name.len == 9 && memcmp(name.base, "RateLimit", 9) == 0));
-    char *to = is_policy ? asked->policy : asked->limits;
-    memcpy(to, value.base, value.len);
-    to[value.len] = 0;
-    ++asked->added;
-}
-
-static weir_verdict_t admit(void *filter, asked_t *asked)
-{
-    weir_verdict_t verdict = weir_filter_limit.admit(filter, &asked->request, asked->state);
-    answered_t answered = {.answer = {.add = add}, .asked = asked};
-    weir_filter_limit.head(filter, &asked->request, asked->state, &answered.answer);
-    return verdict;
-}
-
-static void done(void *filter, asked_t *asked, weir_reason_t reason, bool ran)
-{
-    weir_outcome_t outcome = {.reason = reason, .status = 500, .now_ns = asked->request.now_ns, .ran = ran};
-    weir_filter_limit.done(filter, &asked->request, asked->state, &outcome);
-}
-
-static weir_verdict_t ask(void *filter, asked_t *asked, weir_str_t tenant, int64_t now_ns)
-{
-    prepare(asked, tenant, now_ns);
-    weir_verdict_t verdict = admit(filter, asked);
-    done(filter, asked, verdict.reason, verdict.kind == WEIR_PASS);
-    return verdict;
-}
-
-static bool passes(void *filter, weir_str_t tenant, int64_t now_ns)
-{
-    asked_t asked;
-    return ask(filter, &asked, tenant, now_ns).kind == WEIR_PASS;
-}
-
-static weir_store_t *start(void **filter)
-{
-    weir_store_t *store = weir_memory_store_create(secret);
-    assert_true(weir_filter_limit.state_size <= sizeof(((asked_t *)NULL)->state));
-    *filter = weir_filter_limit.create(&setup.conf, store);
-    memset(decided, 0, sizeof(decided));
-    overflowed = 0;
-    return store;
-}
-
-static void stop(weir_store_t *store, void *filter)
-{
-    weir_filter_limit.destroy(filter);
-    store->destroy(store);
-}
+#include "limited.h"
 
 static void test_fields_and_refusal(void **state)
 {
@@ -495,6 +295,265 @@ static void test_a_route_is_the_same_after_a_reload_that_moved_it(void **state)
     stop(store, moved);
 }
 
+/* Models and correlation ids */
+
+static bool model_passes(void *filter, const weir_json_picked_t *picked)
+{
+    asked_t asked;
+    prepare(&asked, STR("acme"), 0);
+    asked.request.body_bytes = picked != NULL ? 100 : 0;
+    weir_verdict_t verdict = admit(filter, &asked);
+    if (picked != NULL) {
+        assert_int_equal(verdict.kind, WEIR_NEED_BODY);
+        assert_int_equal(asked.added, 0);
+        asked.request.picked = picked;
+        verdict = wake(filter, &asked, 0);
+    }
+    done(filter, &asked, WEIR_REASON_NONE, true);
+    return verdict.kind == WEIR_PASS;
+}
+
+static weir_json_picked_t model(const char *name)
+{
+    weir_json_picked_t picked = {.is_object = true, .model_len = strlen(name), .max_tokens = -1};
+    memcpy(picked.model, name, picked.model_len);
+    return picked;
+}
+
+static void test_keys_by_model(void **state)
+{
+    static const weir_conf_key_part_t parts[] = {{WEIR_KEY_MODEL, NULL}, {WEIR_KEY_TENANT, NULL}};
+    set_key(add_bucket("limit", 1, D, 1), parts, 2);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    weir_json_picked_t gpt = model("gpt-5"), claude = model("claude"), none = model(""), is_long = model("");
+    is_long.model_is_long = true;
+    assert_true(model_passes(filter, &gpt));
+    assert_true(model_passes(filter, &claude));
+    assert_true(model_passes(filter, &is_long));
+    assert_true(model_passes(filter, &none));
+    assert_false(model_passes(filter, NULL)); /* no body, no model */
+    assert_false(model_passes(filter, &is_long));
+    assert_false(model_passes(filter, &gpt));
+    weir_json_picked_t longest = {.model_len = WEIR_MODEL_BYTES_MAX};
+    memset(longest.model, 'm', WEIR_MODEL_BYTES_MAX);
+    assert_true(model_passes(filter, &longest));
+    assert_false(model_passes(filter, &longest));
+    stop(store, filter);
+}
+
+static void test_keys_by_correlation(void **state)
+{
+    static const weir_conf_key_part_t parts[] = {{WEIR_KEY_CORRELATION, NULL}};
+    static const weir_str_t ids[] = {{"a", 1}, {"b", 1}, {"a", 1}};
+    set_key(add_bucket("limit", 1, D, 1), parts, 1);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    for (size_t i = 0; i < 3; ++i) {
+        asked_t asked;
+        prepare(&asked, STR("acme"), 0);
+        asked.request.correlation_id = ids[i];
+        asked.request.body_bytes = -1; /* the body is none of its business */
+        assert_int_equal(admit(filter, &asked).kind, i < 2 ? WEIR_PASS : WEIR_ANSWER);
+        done(filter, &asked, WEIR_REASON_NONE, true);
+    }
+    stop(store, filter);
+}
+
+/* request_bytes */
+
+static weir_verdict_t upload(void *filter, asked_t *asked, int64_t declared, int64_t came, weir_reason_t reason,
+                             int64_t now_ns)
+{
+    prepare(asked, STR("acme"), now_ns);
+    asked->request.body_bytes = declared;
+    weir_verdict_t verdict = admit(filter, asked);
+    asked->request.body_bytes = came;
+    done(filter, asked, verdict.kind == WEIR_PASS ? reason : verdict.reason, reason != WEIR_REASON_OVERLOADED);
+    return verdict;
+}
+
+static void test_bytes_that_are_uploaded(void **state)
+{
+    in_unit(add_bucket("bytes", 100, S, 1000), WEIR_UNIT_REQUEST_BYTES);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    asked_t asked;
+    assert_int_equal(upload(filter, &asked, 1000, 1000, WEIR_REASON_NONE, S).kind, WEIR_PASS);
+    assert_int_equal(asked.added, 0); /* only limits in requests are told */
+    weir_verdict_t verdict = upload(filter, &asked, 500, 0, WEIR_REASON_NONE, S);
+    assert_int_equal(verdict.kind, WEIR_ANSWER);
+    assert_int_equal(verdict.reason, WEIR_REASON_LIMIT);
+    assert_int_equal(verdict.retry_after_ns, 5 * S);
+    assert_int_equal(asked.added, 0);
+    assert_int_equal(upload(filter, &asked, 0, 0, WEIR_REASON_NONE, S).kind, WEIR_PASS);
+    assert_int_equal(upload(filter, &asked, 1001, 0, WEIR_REASON_NONE, S).retry_after_ns, 3600 * S);
+    assert_int_equal(upload(filter, &asked, -1, 1500, WEIR_REASON_CLIENT_GONE, 20 * S).kind, WEIR_PASS);
+    assert_int_equal(upload(filter, &asked, 1, 0, WEIR_REASON_NONE, 20 * S).retry_after_ns, 5 * S + S / 100);
+    assert_int_equal(upload(filter, &asked, 1000, 0, WEIR_REASON_OVERLOADED, 60 * S).kind, WEIR_PASS); /* refunded */
+    assert_int_equal(upload(filter, &asked, 1000, 0, WEIR_REASON_NONE, 60 * S).kind, WEIR_PASS);
+    stop(store, filter);
+}
+
+/* llm_tokens */
+
+static weir_verdict_t call(void *filter, asked_t *asked, int64_t bytes, int64_t max_tokens, int64_t now_ns)
+{
+    prepare(asked, STR("acme"), now_ns);
+    asked->request.body_bytes = bytes;
+    asked->picked = model("gpt-5");
+    asked->picked.max_tokens = max_tokens;
+    weir_verdict_t verdict = admit(filter, asked);
+    if (verdict.kind != WEIR_NEED_BODY)
+        return verdict;
+    asked->request.picked = &asked->picked;
+    return wake(filter, asked, now_ns);
+}
+
+static void use(void *filter, asked_t *asked, int64_t tokens)
+{
+    asked->request.has_usage = true;
+    asked->request.usage.weighted = tokens;
+    done(filter, asked, WEIR_REASON_NONE, true);
+}
+
+static void test_what_a_call_is_thought_to_cost(void **state)
+{
+    static const struct {
+        int64_t bytes, max_tokens;
+        const char *tokens;
+    } rows[] = {
+        {400, -1, "1000 900 10s"},   {401, -1, "1000 899 10.1s"},      {1, -1, "1000 999 100ms"},
+        {0, -1, "1000 999 100ms"},   {400, 100, "1000 800 20s"},       {400, 0, "1000 900 10s"},
+        {400, 5000, "1000 0 1m40s"}, {400, INT64_MAX, "1000 0 1m40s"}, {1 << 30, 1, "1000 0 1m40s"},
+        {400, 890, "1000 10 1m39s"}, {400, 900, "1000 0 1m40s"},       {400, 901, "1000 0 1m40s"},
+        {-1, 3, "1000 997 300ms"},
+    };
+    in_unit(add_bucket("tokens", 10, S, 1000), WEIR_UNIT_LLM_TOKENS);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        asked_t asked;
+        assert_int_equal(call(filter, &asked, rows[i].bytes, rows[i].max_tokens, S).kind, WEIR_PASS);
+        assert_string_equal(asked.tokens, rows[i].tokens);
+        assert_int_equal(asked.added, 3);
+        use(filter, &asked, 0);
+    }
+    stop(store, filter);
+}
+
+static void test_a_call_is_charged_what_it_used(void **state)
+{
+    static const struct {
+        weir_reason_t reason;
+        bool ran, answered, has_usage;
+        int64_t left; /* of 1000, when it was thought to cost 500, and used 700 */
+    } rows[] = {
+        {WEIR_REASON_NONE, true, true, true, 300},
+        {WEIR_REASON_NONE, true, true, false, 1000},    /* nothing was found out */
+        {WEIR_REASON_TRUNCATED, true, true, true, 300}, /* broken off: what was seen */
+        {WEIR_REASON_CLIENT_GONE, true, true, true, 300},
+        {WEIR_REASON_CLIENT_GONE, true, false, true, 1000}, /* before the first byte: nothing */
+        {WEIR_REASON_CONNECT_FAILED, true, false, true, 1000},
+        {WEIR_REASON_OVERLOADED, false, false, false, 1000},
+        {WEIR_REASON_CLIENT_GONE, false, false, false, 1000},
+    };
+    in_unit(add_bucket("tokens", 1, D, 1000), WEIR_UNIT_LLM_TOKENS);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        void *filter;
+        weir_store_t *store = start(&filter);
+        asked_t asked, next;
+        assert_int_equal(call(filter, &asked, 2000, -1, S).kind, WEIR_PASS);
+        asked.request.has_usage = rows[i].has_usage;
+        asked.request.usage.weighted = 700;
+        weir_outcome_t outcome = {.reason = rows[i].reason,
+                                  .now_ns = S,
+                                  .ran = rows[i].ran,
+                                  .answered = rows[i].answered,
+                                  .body_bytes = 2000};
+        weir_filter_limit.done(filter, &asked.request, asked.state, &outcome);
+        call(filter, &next, 4, -1, S);
+        char expected[64];
+        snprintf(expected, sizeof(expected), "1000 %d ", (int)rows[i].left - 1);
+        assert_memory_equal(next.tokens, expected, strlen(expected));
+        use(filter, &next, 0);
+        stop(store, filter);
+    }
+}
+
+static void test_a_debt_delays_the_next_call(void **state)
+{
+    in_unit(add_bucket("tokens", 10, S, 1000), WEIR_UNIT_LLM_TOKENS);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    asked_t asked;
+    assert_int_equal(call(filter, &asked, 40, -1, S).kind, WEIR_PASS);
+    use(filter, &asked, 1500);
+    weir_verdict_t verdict = call(filter, &asked, 40, -1, S);
+    assert_int_equal(verdict.kind, WEIR_ANSWER);
+    assert_int_equal(verdict.reason, WEIR_REASON_LIMIT);
+    assert_int_equal(verdict.retry_after_ns, 51 * S);
+    assert_string_equal(asked.tokens, "1000 0 2m30s");
+    done(filter, &asked, verdict.reason, false);
+    assert_int_equal(call(filter, &asked, 40, -1, 52 * S).kind, WEIR_PASS);
+    verdict = call(filter, &asked, 4000, -1, 152 * S); /* all of it: when the one before ends, nobody knows */
+    assert_int_equal(verdict.kind, WEIR_ANSWER);
+    assert_int_equal(verdict.retry_after_ns, S);
+    stop(store, filter);
+}
+
+static void test_tokens_and_requests_are_told_side_by_side(void **state)
+{
+    add_bucket("requests", 1, S, 10);
+    in_unit(add_window("wide", 1000000, 3600 * S), WEIR_UNIT_LLM_TOKENS);
+    in_unit(add_window("tight", 1000, M), WEIR_UNIT_LLM_TOKENS)->precision = WEIR_PRECISION_EXACT;
+    in_unit(add_bucket("shadow", 1, S, 10), WEIR_UNIT_LLM_TOKENS)->mode = WEIR_LIMIT_SHADOW;
+    void *filter;
+    weir_store_t *store = start(&filter);
+    asked_t asked;
+    assert_int_equal(call(filter, &asked, 400, -1, S).kind, WEIR_PASS);
+    assert_string_equal(asked.policy, "\"requests\";q=10;w=10");
+    assert_string_equal(asked.limits, "\"requests\";r=9;t=1");
+    assert_string_equal(asked.tokens, "1000 900 1m0.001s");
+    asked.tokens[0] = '\0';
+    add_upstream_field(&asked, STR("x-ratelimit-remaining-tokens")); /* the upstream's is left as it is */
+    head(filter, &asked);
+    assert_string_equal(asked.tokens, "1000 1m0.001s");
+    asked.tokens[0] = '\0';
+    add_upstream_field(&asked, STR("x-ratelimit-limit-tokens"));
+    add_upstream_field(&asked, STR("x-ratelimit-reset-tokens"));
+    head(filter, &asked);
+    assert_string_equal(asked.tokens, "");
+    use(filter, &asked, 0);
+    stop(store, filter);
+}
+
+static void test_durations_as_go_writes_them(void **state)
+{
+    static const struct {
+        int64_t count, period_ns, tokens; /* used of the bucket */
+        const char *text;
+    } rows[] = {
+        {1000, S, 1, "1ms"},      {1000000, S, 1, "1ms"},    {1000, S, 999, "999ms"},    {1000, S, 1000, "1s"},
+        {1000, S, 1250, "1.25s"}, {1000, S, 1001, "1.001s"}, {1, S, 59, "59s"},          {1, S, 60, "1m0s"},
+        {1, S, 360, "6m0s"},      {1, S, 3599, "59m59s"},    {1, S, 3600, "1h0m0s"},     {1, S, 3661, "1h1m1s"},
+        {1, M, 60, "1h0m0s"},     {1, D, 2, "48h0m0s"},      {1000, S, 61500, "1m1.5s"},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        set_up(state);
+        in_unit(add_bucket("tokens", rows[i].count, rows[i].period_ns, 1000000), WEIR_UNIT_LLM_TOKENS);
+        void *filter;
+        weir_store_t *store = start(&filter);
+        asked_t asked;
+        char expected[64];
+        assert_int_equal(call(filter, &asked, 4, rows[i].tokens - 1, S).kind, WEIR_PASS);
+        snprintf(expected, sizeof(expected), "1000000 %d %s", 1000000 - (int)rows[i].tokens, rows[i].text);
+        assert_string_equal(asked.tokens, expected);
+        use(filter, &asked, 0);
+        stop(store, filter);
+    }
+}
+
 /* What comes back: only what a refusal after this filter kept from running, and that the caller did not break off. */
 static void test_what_is_refunded(void **state)
 {
@@ -613,6 +672,11 @@ static void late_refund(weir_store_t *store, const weir_store_item_t *items, siz
     inner->refund(inner, items, count, now_ns);
 }
 
+static bool late_wants_name(weir_store_t *store, const weir_store_item_t *item, unsigned used_permille, int64_t now_ns)
+{
+    return false;
+}
+
 static const weir_store_t late_store = {
     .limit_acquire = late_acquire,
     .limit_release = late_release,
@@ -622,12 +686,14 @@ static const weir_store_t late_store = {
     .collect = late_collect,
     .abandon = late_abandon,
     .refund = late_refund,
+    .wants_name = late_wants_name,
 };
 
 static void test_a_late_answer_is_awaited_and_collected(void **state)
 {
     add_bucket("limit", 1, D, 1);
-    late_t late = {.store = late_store, .inner = weir_memory_store_create(secret)};
+    late_t late = {.store = late_store,
+                   .inner = weir_memory_store_create(secret, (weir_store_teller_t){note_told, NULL})};
     void *filter = weir_filter_limit.create(&setup.conf, &late.store);
     for (int i = 0; i < 2; ++i) {
         asked_t asked;
@@ -655,7 +721,8 @@ static void test_a_late_answer_is_awaited_and_collected(void **state)
 static void test_a_request_that_ends_while_it_waits_is_abandoned(void **state)
 {
     add_bucket("limit", 1, D, 1);
-    late_t late = {.store = late_store, .inner = weir_memory_store_create(secret)};
+    late_t late = {.store = late_store,
+                   .inner = weir_memory_store_create(secret, (weir_store_teller_t){note_told, NULL})};
     void *filter = weir_filter_limit.create(&setup.conf, &late.store);
     asked_t asked;
     prepare(&asked, STR("acme"), S);
@@ -683,6 +750,14 @@ int main(void)
         cmocka_unit_test_setup(test_no_parts_is_one_key_for_all, set_up),
         cmocka_unit_test_setup(test_dropped_identity_is_absent, set_up),
         cmocka_unit_test_setup(test_a_route_is_the_same_after_a_reload_that_moved_it, set_up),
+        cmocka_unit_test_setup(test_keys_by_model, set_up),
+        cmocka_unit_test_setup(test_keys_by_correlation, set_up),
+        cmocka_unit_test_setup(test_bytes_that_are_uploaded, set_up),
+        cmocka_unit_test_setup(test_what_a_call_is_thought_to_cost, set_up),
+        cmocka_unit_test_setup(test_a_call_is_charged_what_it_used, set_up),
+        cmocka_unit_test_setup(test_a_debt_delays_the_next_call, set_up),
+        cmocka_unit_test_setup(test_tokens_and_requests_are_told_side_by_side, set_up),
+        cmocka_unit_test_setup(test_durations_as_go_writes_them, set_up),
         cmocka_unit_test_setup(test_what_is_refunded, set_up),
         cmocka_unit_test_setup(test_a_refused_request_gets_nothing_back, set_up),
         cmocka_unit_test_setup(test_overflow_is_observed, set_up),

@@ -4,76 +4,18 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
 #include <pthread.h>
 #include "../seeded.h"
-#include "../../../filters/store.h"
-
-#define S INT64_C(1000000000)
-#define D (86400 * S)
-
-static const uint8_t secret[64] = "a secret that the tests have in common, and nobody else has it.";
-
-static const weir_conf_key_part_t by_tenant = {.kind = WEIR_KEY_TENANT};
-
-static weir_conf_limit_t bucket(const char *name, int64_t count, int64_t period_ns, int64_t burst)
-{
-    weir_conf_limit_t limit = {.name = name, .algorithm = WEIR_LIMIT_TOKEN_BUCKET, .max_keys = 10000};
-    limit.quota.rate = (weir_conf_rate_t){count, period_ns};
-    limit.quota.burst = burst;
-    limit.key.entries = &by_tenant;
-    limit.key.size = 1;
-    return limit;
-}
-
-static weir_conf_limit_t window(const char *name, int64_t count, int64_t window_ns)
-{
-    weir_conf_limit_t limit = {.name = name, .algorithm = WEIR_LIMIT_SLIDING_WINDOW, .max_keys = 10000};
-    limit.quota.limit = count;
-    limit.quota.window_ns = window_ns;
-    limit.key.entries = &by_tenant;
-    limit.key.size = 1;
-    return limit;
-}
-
-static weir_store_key_t key(const weir_store_t *store, uint64_t number)
-{
-    return store->key(store, &number, sizeof(number));
-}
-
-static weir_store_item_t item(weir_store_limit_t *limit, const weir_conf_limit_t *conf, weir_store_key_t of)
-{
-    return (weir_store_item_t){.limit = limit, .quota = &conf->quota, .key = of, .cost = 1};
-}
-
-static bool decide(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns)
-{
-    bool admitted;
-    assert_int_equal(store->decide(store, items, count, now_ns, (weir_ticket_t){0}, &admitted), WEIR_STORE_DECIDED);
-    return admitted;
-}
-
-static bool ask(weir_store_t *store, weir_store_limit_t *limit, const weir_conf_limit_t *conf, uint64_t number,
-                int64_t now_ns)
-{
-    weir_store_item_t one = item(limit, conf, key(store, number));
-    return decide(store, &one, 1, now_ns);
-}
-
-static int64_t remaining(weir_store_t *store, weir_store_limit_t *limit, const weir_conf_limit_t *conf, uint64_t number,
-                         int64_t now_ns)
-{
-    weir_store_item_t probe = item(limit, conf, key(store, number));
-    probe.cost = INT64_MAX; /* never fits: changes nothing */
-    assert_false(decide(store, &probe, 1, now_ns));
-    return probe.remaining;
-}
+#include "limits.h"
 
 static void test_keys_differ_by_secret_and_by_every_bit(void **state)
 {
     static const uint8_t other_secret[64] = "another";
-    weir_store_t *store = weir_memory_store_create(secret), *other = weir_memory_store_create(other_secret);
+    weir_store_t *store = create_store(),
+                 *other = weir_memory_store_create(other_secret, (weir_store_teller_t){tell_nobody, NULL});
     weir_store_key_t a = store->key(store, "abc", 3), b = store->key(store, "abd", 3), c = other->key(other, "abc", 3);
     weir_store_key_t again = store->key(store, "abc", 3), empty = store->key(store, "", 0);
     assert_memory_equal(&a, &again, sizeof(a));
@@ -86,7 +28,7 @@ static void test_keys_differ_by_secret_and_by_every_bit(void **state)
 
 static void test_all_or_nothing(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t wide = bucket("wide", 100, D, 100), narrow = window("narrow", 3, 60 * S);
     weir_store_limit_t *limits[] = {store->limit_acquire(store, &wide), store->limit_acquire(store, &narrow)};
     weir_store_item_t items[] = {item(limits[0], &wide, key(store, 1)), item(limits[1], &narrow, key(store, 1))};
@@ -113,7 +55,7 @@ static void test_all_or_nothing(void **state)
 
 static void test_shadow_items_are_charged_like_others_and_never_in_the_way(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t wide = bucket("wide", 1, D, 4), narrow = bucket("narrow", 1, D, 2);
     weir_store_limit_t *limits[] = {store->limit_acquire(store, &wide), store->limit_acquire(store, &narrow)};
     weir_store_item_t items[] = {item(limits[0], &wide, key(store, 1)), item(limits[1], &narrow, key(store, 1))};
@@ -134,7 +76,7 @@ static void test_shadow_items_are_charged_like_others_and_never_in_the_way(void 
 
 static void test_a_refused_key_takes_no_row(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t wide = bucket("wide", 100, D, 100), none = bucket("none", 0, S, 1);
     weir_store_limit_t *limits[] = {store->limit_acquire(store, &wide), store->limit_acquire(store, &none)};
     for (uint64_t i = 0; i < 1000; ++i) {
@@ -151,7 +93,7 @@ static void test_a_refused_key_takes_no_row(void **state)
 /* What one worker reads as the time may be before what another one came with. */
 static void test_time_of_another_worker(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t conf = bucket("one", 10, S, 1);
     weir_store_limit_t *limit = store->limit_acquire(store, &conf);
     assert_true(ask(store, limit, &conf, 1, 5 * S));
@@ -166,7 +108,7 @@ static void test_time_of_another_worker(void **state)
 
 static void test_refunds(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t confs[] = {bucket("bucket", 1, D, 5), window("window", 5, 60 * S)};
     weir_store_limit_t *limits[] = {store->limit_acquire(store, &confs[0]), store->limit_acquire(store, &confs[1])};
     weir_store_item_t first[2], second[2];
@@ -192,7 +134,7 @@ static void test_refunds(void **state)
 static void test_a_full_table_keeps_debts_and_shares_one_overflow_bucket(void **state)
 {
     enum { MAX_KEYS = 100, INVENTED = 50000 };
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t conf = bucket("limit", 1, D, 10);
     conf.max_keys = MAX_KEYS;
     weir_store_limit_t *limit = store->limit_acquire(store, &conf);
@@ -215,7 +157,7 @@ static void test_rows_without_information_make_room(void **state)
 {
     enum { MAX_KEYS = 1000, INVENTED = 50000 };
     weir_conf_limit_t limits[] = {bucket("bucket", 1, S, 5), window("window", 5, S)};
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     for (int l = 0; l < 2; ++l) {
         limits[l].max_keys = MAX_KEYS;
         weir_store_limit_t *limit = store->limit_acquire(store, &limits[l]);
@@ -233,7 +175,7 @@ static void test_rows_without_information_make_room(void **state)
 
 static void test_a_refund_goes_back_to_the_overflow_bucket(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t conf = bucket("limit", 1, D, 2);
     conf.max_keys = 1;
     weir_store_limit_t *limit = store->limit_acquire(store, &conf);
@@ -249,17 +191,9 @@ static void test_a_refund_goes_back_to_the_overflow_bucket(void **state)
     store->destroy(store);
 }
 
-/* Reloads: the new limit is acquired before the old one is released. */
-static weir_store_limit_t *reload(weir_store_t *store, weir_store_limit_t *old, const weir_conf_limit_t *conf)
-{
-    weir_store_limit_t *limit = store->limit_acquire(store, conf);
-    store->limit_release(store, old);
-    return limit;
-}
-
 static void test_a_live_cut_gives_no_fresh_burst(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t before = bucket("limit", 100, S, 100), after = bucket("limit", 10, S, 50);
     weir_store_limit_t *limit = store->limit_acquire(store, &before);
     for (int i = 0; i < 30; ++i)
@@ -283,7 +217,7 @@ static void test_a_live_cut_gives_no_fresh_burst(void **state)
 
 static void test_until_the_cut_the_old_rate_counts(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t before = bucket("limit", 100, S, 1000), after = bucket("limit", 1, D, 1000);
     weir_store_limit_t *limit = store->limit_acquire(store, &before);
     for (int i = 0; i < 1000; ++i)
@@ -297,7 +231,7 @@ static void test_until_the_cut_the_old_rate_counts(void **state)
 /* A slower rate keeps rows that the faster one would have let go. */
 static void test_a_cut_row_is_not_dropped_before_its_time(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t before = bucket("limit", 1, S, 10), after = bucket("limit", 1, D, 10);
     before.max_keys = after.max_keys = 1;
     weir_store_limit_t *limit = store->limit_acquire(store, &before);
@@ -318,7 +252,7 @@ static void test_a_cut_row_is_not_dropped_before_its_time(void **state)
 
 static void test_a_smaller_table_keeps_debts(void **state)
 {
-    weir_store_t *store = weir_memory_store_create(secret);
+    weir_store_t *store = create_store();
     weir_conf_limit_t before = bucket("limit", 1, D, 1), after = before;
     after.max_keys = 10;
     weir_store_limit_t *limit = store->limit_acquire(store, &before);
@@ -341,10 +275,19 @@ static void test_another_kind_of_limit_has_a_state_of_its_own(void **state)
     static const weir_conf_key_part_t by_ip = {.kind = WEIR_KEY_CLIENT_IP};
     static const weir_conf_key_part_t by_header[] = {
         {WEIR_KEY_HEADER, "X-User"}, {WEIR_KEY_HEADER, "x-user"}, {WEIR_KEY_HEADER, "X-Other"}};
-    weir_store_t *store = weir_memory_store_create(secret);
-    weir_conf_limit_t confs[] = {bucket("limit", 1, D, 2), window("limit", 2, 60 * S), window("limit", 2, 61 * S),
-                                 bucket("limit", 1, D, 2), bucket("other", 1, D, 2),   bucket("limit", 1, D, 2),
-                                 bucket("limit", 1, D, 2), bucket("limit", 1, D, 2)};
+    weir_store_t *store = create_store();
+    weir_conf_limit_t confs[] = {bucket("limit", 1, D, 2),
+                                 window("limit", 2, 60 * S),
+                                 window("limit", 2, 61 * S),
+                                 bucket("limit", 1, D, 2),
+                                 bucket("other", 1, D, 2),
+                                 bucket("limit", 1, D, 2),
+                                 bucket("limit", 1, D, 2),
+                                 bucket("limit", 1, D, 2),
+                                 exact("limit", 2, 60 * S),
+                                 slots("limit", 2),
+                                 in_unit(bucket("limit", 1, D, 2), WEIR_UNIT_LLM_TOKENS),
+                                 in_unit(bucket("limit", 1, D, 2), WEIR_UNIT_REQUEST_BYTES)};
     enum { CONFS = sizeof(confs) / sizeof(*confs) };
     confs[3].key.entries = &by_ip;
     for (int i = 5; i < 8; ++i)
@@ -415,7 +358,7 @@ static void test_sixteen_threads_admit_exactly_the_limit(void **state)
 {
     static worker_t workers[THREADS];
     seeded_t seeded = seeded_start(__func__);
-    shared_t shared = {.store = weir_memory_store_create(secret),
+    shared_t shared = {.store = create_store(),
                        .confs = {bucket("a", 1, D, 2500), window("b", 3000, 60 * S), bucket("c", 1, D, 100000),
                                  window("d", 1, 60 * S)}};
     for (size_t l = 0; l < LIMITS; ++l)
@@ -518,7 +461,7 @@ static void test_sixteen_threads_with_reloads_and_refunds_stay_inside_the_bound(
 {
     static running_t running;
     seeded_t seeded = seeded_start(__func__);
-    running.store = weir_memory_store_create(secret);
+    running.store = create_store();
     running.confs[0] = bucket("limit", 50, S, 100);
     running.confs[1] = bucket("limit", 30, S, 70);
     running.confs[0].max_keys = KEYS + 30;
@@ -543,12 +486,100 @@ static void test_sixteen_threads_with_reloads_and_refunds_stay_inside_the_bound(
     running.store->destroy(running.store);
 }
 
+static void test_a_peek_at_a_full_table_sees_the_overflow_row(void **state)
+{
+    weir_store_t *store = create_store();
+    weir_conf_limit_t conf = bucket("limit", 1, D, 2);
+    conf.max_keys = 1;
+    weir_store_limit_t *limit = store->limit_acquire(store, &conf);
+    assert_true(ask(store, limit, &conf, 0, 0));
+    assert_true(ask(store, limit, &conf, 1, 0));
+    weir_store_item_t probe = peek(store, limit, &conf, 2, 0);
+    assert_true(probe.overflowed);
+    assert_int_equal(probe.remaining, 1);
+    store->reset(store, &probe, 0); /* others have used of it, too */
+    assert_int_equal(remaining(store, limit, &conf, 2, 0), 1);
+    store->destroy(store);
+}
+
+/* Names */
+
+static bool note(weir_store_t *store, weir_store_limit_t *limit, const weir_conf_limit_t *conf, uint64_t number,
+                 int64_t now_ns)
+{
+    char name[32];
+    weir_store_item_t one = peek(store, limit, conf, number, now_ns);
+    unsigned used = (unsigned)((conf->quota.burst - one.remaining) * 1000 / conf->quota.burst);
+    if (!store->wants_name(store, &one, used, now_ns))
+        return false;
+    int len = snprintf(name, sizeof(name), "tenant=%d", (int)number);
+    store->note_name(store, &one, used, now_ns, name, (size_t)len);
+    return true;
+}
+
+static void test_the_closest_keys_are_known_by_name(void **state)
+{
+    enum { CLOSE = 30 };
+    weir_store_t *store = create_store();
+    weir_conf_limit_t conf = bucket("limit", 1, S, 100), none = bucket("none", 0, S, 1);
+    weir_store_limit_t *limit = store->limit_acquire(store, &conf), *zero = store->limit_acquire(store, &none);
+    weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX];
+    assert_int_equal(store->closest(store, "limit", S, closest), 0);
+    assert_int_equal(store->closest(store, "nobody", S, closest), 0);
+    for (uint64_t k = 0; k < CLOSE; ++k) {
+        uint64_t number = k * 7 % CLOSE;
+        for (uint64_t used = 0; used < 60 + number; ++used)
+            assert_true(ask(store, limit, &conf, number, S));
+        assert_true(note(store, limit, &conf, number, S));
+        assert_false(note(store, limit, &conf, number, S));
+    }
+    assert_int_equal(store->closest(store, "limit", S, closest), WEIR_STORE_CLOSEST_MAX);
+    for (int i = 0; i < WEIR_STORE_CLOSEST_MAX; ++i) {
+        char name[32];
+        snprintf(name, sizeof(name), "tenant=%d", CLOSE - 1 - i);
+        assert_string_equal(closest[i].name, name);
+        assert_int_equal(closest[i].quota, 100);
+        assert_int_equal(closest[i].remaining, 100 - (60 + CLOSE - 1 - i));
+        assert_int_equal(closest[i].reset_ns, (60 + CLOSE - 1 - i) * S);
+    }
+    assert_int_equal(store->closest(store, "limit", 75 * S, closest), 15); /* as it is now */
+    assert_int_equal(closest[0].remaining, 100 - 89 + 74);
+    assert_int_equal(store->closest(store, "limit", 200 * S, closest), 0);
+    assert_true(note(store, zero, &none, 1, S));
+    assert_int_equal(store->closest(store, "none", S, closest), 1); /* it never had a row */
+    assert_int_equal(closest[0].remaining, 0);
+    assert_int_equal(closest[0].reset_ns, -1);
+    store->destroy(store);
+}
+
+static void test_the_overflow_row_has_no_name(void **state)
+{
+    weir_store_t *store = create_store();
+    weir_conf_limit_t conf = bucket("limit", 1, D, 1);
+    conf.max_keys = 1;
+    weir_store_limit_t *limit = store->limit_acquire(store, &conf);
+    assert_true(ask(store, limit, &conf, 0, 0));
+    weir_store_item_t one = item(limit, &conf, key(store, 1));
+    assert_true(decide(store, &one, 1, 0));
+    assert_true(one.overflowed);
+    assert_false(store->wants_name(store, &one, 1000, 0));
+    store->destroy(store);
+}
+
 static void test_bytes_are_told(void **state)
 {
-    weir_conf_limit_t limit = bucket("limit", 1, S, 1), other = window("other", 1, S);
-    limit.max_keys = other.max_keys = 100000;
+    weir_conf_limit_t limit = bucket("limit", 1, S, 1), other = window("other", 1, S), log = exact("log", 100, S);
+    weir_conf_limit_t tokens = in_unit(limit, WEIR_UNIT_LLM_TOKENS), some = slots("slots", 100);
+    limit.max_keys = other.max_keys = log.max_keys = tokens.max_keys = some.max_keys = 100000;
     assert_in_range(weir_memory_store_bytes(&limit), 100000 * 48, 100000 * 64);
+    assert_in_range(weir_memory_store_bytes(&tokens), 100000 * 56, 100000 * 74);
+    assert_in_range(weir_memory_store_bytes(&some), 100000 * 38, 100000 * 54);
     assert_in_range(weir_memory_store_bytes(&other), 100000 * 272, 100000 * 360);
+    assert_in_range(weir_memory_store_bytes(&log), 100000 * (56 + 3200), 100000 * (80 + 3200));
+    static weir_conf_override_t more = {.tenant = "more", .quota = {.limit = 1000000000}};
+    log.tenants.entries = &more;
+    log.tenants.size = 1;
+    assert_in_range(weir_memory_store_bytes(&log), 100000 * INT64_C(2097152), 100000 * INT64_C(2097300));
 }
 
 int main(void)
@@ -570,6 +601,9 @@ int main(void)
         cmocka_unit_test(test_another_kind_of_limit_has_a_state_of_its_own),
         cmocka_unit_test(test_sixteen_threads_admit_exactly_the_limit),
         cmocka_unit_test(test_sixteen_threads_with_reloads_and_refunds_stay_inside_the_bound),
+        cmocka_unit_test(test_a_peek_at_a_full_table_sees_the_overflow_row),
+        cmocka_unit_test(test_the_closest_keys_are_known_by_name),
+        cmocka_unit_test(test_the_overflow_row_has_no_name),
         cmocka_unit_test(test_bytes_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

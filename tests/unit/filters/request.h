@@ -19,6 +19,7 @@ typedef struct {
     weir_conf_t conf;
     weir_conf_tenant_source_t sources[8];
     const char *also[8];
+    weir_conf_upstream_t upstream;
     weir_conf_listener_t listener;
     weir_conf_route_t route;
     weir_field_t fields[WEIR_REQUEST_FIELDS_MAX];
@@ -55,6 +56,8 @@ static inline test_request_t *test_request_create(void)
     conf->tenant.from.size = 1;
     conf->tenant.default_tenant = "anonymous";
     conf->tenant.forward_header = "X-Tenant-ID";
+    conf->upstreams.entries = &test->upstream;
+    conf->upstreams.size = 1;
     conf->listeners.entries = &test->listener;
     conf->listeners.size = 1;
     test->listener.name = "in";
@@ -67,6 +70,7 @@ static inline test_request_t *test_request_create(void)
     test->request = (weir_request_t){.conf = conf,
                                      .listener = &test->listener,
                                      .route = &test->route,
+                                     .upstream = &test->upstream,
                                      .method = {"GET", 3},
                                      .target = {"/", 1},
                                      .fields = test->fields,
@@ -143,14 +147,16 @@ static inline const char *test_request_kept(test_request_t *test)
     return test->text;
 }
 
-/* Fields that filters add, as lines; each begins with what allows it: c(orrelation), t(raceparent) or i (tenant). */
+/* Fields that filters add, as lines; each begins with what allows it: c(orrelation), t(raceparent), i (tenant), or a
+ * (always). */
 static inline const char *test_request_up(test_request_t *test)
 {
     size_t at = 0;
     test->text[0] = '\0';
     for (size_t i = 0; i < test->request.up_field_count; ++i) {
         const weir_up_field_t *field = &test->request.up_fields[i];
-        at += (size_t)snprintf(test->text + at, sizeof(test->text) - at, "%c %.*s: %.*s\n", " ct i"[field->forward],
+        char allowed_by = field->forward == WEIR_FORWARD_ALWAYS ? 'a' : " ct i"[field->forward];
+        at += (size_t)snprintf(test->text + at, sizeof(test->text) - at, "%c %.*s: %.*s\n", allowed_by,
                                (int)field->name.len, field->name.base, (int)field->value.len, field->value.base);
     }
     return test->text;

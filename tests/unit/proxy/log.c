@@ -71,6 +71,8 @@ static weir_access_t usual(void)
         .first_byte_ns = -1,
         .upstream = str("agent"),
         .attempts = 1,
+        .tokens_in = -1,
+        .tokens_out = -1,
         .peer = str("127.0.0.1"),
     };
 }
@@ -257,7 +259,8 @@ static void any_bytes_at_any_place_give_one_valid_line(void **state)
 
 static void a_line_without_anything_is_valid(void **state)
 {
-    weir_access_t access = {.duration_ns = -1, .overhead_ns = -1, .first_byte_ns = -1, .attempts = -1, .status = -1};
+    weir_access_t access = {.duration_ns = -1, .overhead_ns = -1, .first_byte_ns = -1, .attempts = -1, .status = -1,
+                            .tokens_in = -1, .tokens_out = -1};
     char *line = line_of(&access);
     assert_string_equal(line, "{\"time\":\"1970-01-01T00:00:00.000Z\",\"bytes_in\":0,\"bytes_out\":0}\n");
     free(line);

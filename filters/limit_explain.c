@@ -1,0 +1,37 @@
+/* What the admin pages ask of the limit filter. */
+#include "limit.h"
+
+#include "limit_plan.h"
+
+size_t weir_limit_explain(const weir_chain_t *chain, weir_request_t *request,
+                          weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX])
+{
+    const weir_limit_plans_t *plans = weir_chain_instance(chain, "limit");
+    const weir_limit_plan_t *plan = weir_limit_plan_of(plans, request);
+    weir_store_item_t items[WEIR_LIMITS_PER_ROUTE_MAX];
+    weir_limit_plan_ask(plans, plan, request, items);
+    plans->store->peek(plans->store, items, plan->count, request->now_ns);
+    for (size_t i = 0; i < plan->count; ++i) {
+        const weir_limit_entry_t *entry = &plan->entries[i];
+        explained[i] = (weir_limit_explained_t){
+            .limit = entry->conf, .item = items[i], .quota = weir_store_quota_size(items[i].quota)};
+        weir_limit_key_name(&entry->key, plans->store, request, explained[i].key);
+    }
+    return plan->count;
+}
+
+void weir_limit_reset(const weir_chain_t *chain, weir_request_t *request, size_t limit)
+{
+    const weir_limit_plans_t *plans = weir_chain_instance(chain, "limit");
+    weir_store_t *store = plans->store;
+    weir_store_key_t route = {0};
+    weir_limit_key_t key;
+    if (request->route != NULL)
+        route = weir_limit_key_route(store, request->listener, request->route);
+    weir_limit_key_init(&key, &plans->conf->limits.entries[limit], request->listener);
+    weir_store_item_t item = {.limit = plans->states[limit],
+                              .quota = &plans->conf->limits.entries[limit].quota,
+                              .key = weir_limit_key_of(&key, store, request, route)};
+    weir_limit_key_dispose(&key);
+    store->reset(store, &item, request->now_ns);
+}

@@ -1,0 +1,161 @@
+#include "limit_plan.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include "fields.h"
+
+static void *zeroed(size_t count, size_t size)
+{
+    void *memory = calloc(count != 0 ? count : 1, size);
+    assert(memory != NULL);
+    return memory;
+}
+
+/* Of one route */
+
+static bool has_limit(const weir_limit_plan_t *plan, size_t limit)
+{
+    for (size_t i = 0; i < plan->count; ++i)
+        if (plan->entries[i].limit == limit)
+            return true;
+    return false;
+}
+
+static void add_entry(weir_limit_plan_t *plan, const weir_limit_plans_t *plans, size_t limit,
+                      const weir_conf_listener_t *listener)
+{
+    const weir_conf_limit_t *conf = &plans->conf->limits.entries[limit];
+    bool has_slots = conf->algorithm == WEIR_LIMIT_CONCURRENCY;
+    weir_limit_entry_t *entry = &plan->entries[plan->count];
+    *entry = (weir_limit_entry_t){.conf = conf, .limit = limit};
+    weir_limit_key_init(&entry->key, conf, listener);
+    while (!weir_limit_key_is_same(&plan->entries[entry->same_key].key, &entry->key))
+        ++entry->same_key;
+    if (has_slots && conf->queue.priority != NULL)
+        entry->priority = weir_fields_lower(conf->queue.priority);
+    entry->has_queue = has_slots && conf->queue.size != 0 && conf->mode != WEIR_LIMIT_SHADOW;
+    plan->is_plain &= !has_slots && conf->unit == WEIR_UNIT_REQUESTS;
+    plan->needs_body |= conf->unit == WEIR_UNIT_LLM_TOKENS || weir_limit_key_has(&entry->key, WEIR_KEY_MODEL);
+    plan->texts[plan->count++] = &plans->texts[limit];
+}
+
+static void plan_init(weir_limit_plan_t *plan, const weir_limit_plans_t *plans, const weir_conf_listener_t *listener,
+                      const weir_conf_route_t *route)
+{
+    assert(route->limits.size <= WEIR_LIMITS_PER_ROUTE_MAX);
+    plan->id = weir_limit_key_route(plans->store, listener, route);
+    plan->is_plain = true;
+    plan->entries = zeroed(route->limits.size, sizeof(*plan->entries));
+    for (size_t i = 0; i < route->limits.size; ++i)
+        if (!has_limit(plan, route->limits.entries[i])) /* named twice is charged once */
+            add_entry(plan, plans, route->limits.entries[i], listener);
+    if (route->upstream < plans->conf->upstreams.size)
+        plan->token_bytes = plans->conf->upstreams.entries[route->upstream].usage.estimate;
+}
+
+static void plan_dispose(weir_limit_plan_t *plan)
+{
+    for (size_t i = 0; i < plan->count; ++i) {
+        weir_limit_key_dispose(&plan->entries[i].key);
+        free((char *)plan->entries[i].priority.base);
+    }
+    free(plan->entries);
+}
+
+/* Of all */
+
+weir_limit_plans_t *weir_limit_plans_create(const weir_conf_t *conf, weir_store_t *store)
+{
+    weir_limit_plans_t *plans = zeroed(1, sizeof(*plans));
+    *plans = (weir_limit_plans_t){
+        .conf = conf,
+        .store = store,
+        .states = zeroed(conf->limits.size, sizeof(*plans->states)),
+        .texts = zeroed(conf->limits.size, sizeof(*plans->texts)),
+        .plans = zeroed(conf->listeners.size, sizeof(*plans->plans)),
+    };
+    for (size_t i = 0; i < conf->limits.size; ++i) {
+        plans->states[i] = store->limit_acquire(store, &conf->limits.entries[i]);
+        weir_limit_text_init(&plans->texts[i], &conf->limits.entries[i]);
+    }
+    for (size_t i = 0; i < conf->listeners.size; ++i) {
+        const weir_conf_listener_t *listener = &conf->listeners.entries[i];
+        plans->plans[i] = zeroed(listener->routes.size, sizeof(*plans->plans[i]));
+        for (size_t j = 0; j < listener->routes.size; ++j)
+            plan_init(&plans->plans[i][j], plans, listener, &listener->routes.entries[j]);
+    }
+    return plans;
+}
+
+void weir_limit_plans_destroy(weir_limit_plans_t *plans)
+{
+    for (size_t i = 0; i < plans->conf->listeners.size; ++i) {
+        for (size_t j = 0; j < plans->conf->listeners.entries[i].routes.size; ++j)
+            plan_dispose(&plans->plans[i][j]);
+        free(plans->plans[i]);
+    }
+    for (size_t i = 0; i < plans->conf->limits.size; ++i) {
+        plans->store->limit_release(plans->store, plans->states[i]);
+        weir_limit_text_dispose(&plans->texts[i]);
+    }
+    free(plans->plans);
+    free(plans->texts);
+    free(plans->states);
+    free(plans);
+}
+
+const weir_limit_plan_t *weir_limit_plan_of(const weir_limit_plans_t *plans, const weir_request_t *request)
+{
+    size_t listener = (size_t)(request->listener - plans->conf->listeners.entries);
+    assert(listener < plans->conf->listeners.size);
+    size_t route = (size_t)(request->route - request->listener->routes.entries);
+    assert(route < request->listener->routes.size);
+    return &plans->plans[listener][route];
+}
+
+/* Of one request */
+
+static const weir_conf_quota_t *quota_of(const weir_conf_limit_t *limit, weir_str_t tenant)
+{
+    return limit->tenants.size == 0 ? &limit->quota : weir_conf_quota_of(limit, tenant.base, tenant.len);
+}
+
+/* What a call may come to: its body, and what it asks for at most. A first one always fits. */
+static int64_t token_cost(const weir_limit_plan_t *plan, const weir_request_t *request, int64_t most)
+{
+    int64_t bytes = request->body_bytes > 0 ? request->body_bytes : 0;
+    int64_t asked = request->picked != NULL && request->picked->max_tokens > 0 ? request->picked->max_tokens : 0;
+    int64_t cost = bytes / plan->token_bytes + (bytes % plan->token_bytes != 0);
+    cost = asked < most - cost ? cost + asked : most;
+    return cost > 0 ? cost : 1;
+}
+
+static int64_t cost_of(const weir_limit_plan_t *plan, const weir_conf_limit_t *limit, const weir_request_t *request,
+                       const weir_conf_quota_t *quota)
+{
+    switch (limit->unit) {
+    case WEIR_UNIT_LLM_TOKENS:
+        return token_cost(plan, request, weir_store_quota_size(quota));
+    case WEIR_UNIT_REQUEST_BYTES:
+        return request->body_bytes >= 0 ? request->body_bytes : 1; /* the rest when it is known */
+    default:
+        return 1;
+    }
+}
+
+void weir_limit_plan_ask(const weir_limit_plans_t *plans, const weir_limit_plan_t *plan, const weir_request_t *request,
+                         weir_store_item_t *items)
+{
+    for (size_t i = 0; i < plan->count; ++i) {
+        const weir_limit_entry_t *entry = &plan->entries[i];
+        const weir_conf_quota_t *quota = quota_of(entry->conf, request->tenant);
+        items[i] = (weir_store_item_t){
+            .limit = plans->states[entry->limit],
+            .quota = quota,
+            .key = entry->same_key < i ? items[entry->same_key].key
+                                       : weir_limit_key_of(&entry->key, plans->store, request, plan->id),
+            .cost = plan->is_plain ? 1 : cost_of(plan, entry->conf, request, quota),
+            .shadow = entry->conf->mode == WEIR_LIMIT_SHADOW,
+        };
+    }
+}

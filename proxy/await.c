@@ -1,0 +1,125 @@
+#include "exchange_parts.h"
+
+#include <stdlib.h>
+#include "exchange.h"
+
+static void begin(weir_exchange_t *exchange, weir_waits_t state)
+{
+    exchange->wait.state = state;
+    exchange->wait.began_ns = weir_clock_turn_ns;
+}
+
+static void end(weir_exchange_t *exchange)
+{
+    int64_t waited_ns = weir_clock_turn_ns - exchange->wait.began_ns;
+    if (exchange->wait.state == WEIR_WAITS_NOT)
+        return;
+    if (exchange->wait.state == WEIR_WAITS_FOR_TICKET)
+        exchange->wait.ticket_ns += waited_ns;
+    exchange->wait.total_ns += waited_ns;
+    exchange->wait.state = WEIR_WAITS_NOT;
+    weir_timer_stop(&exchange->wait.timer);
+}
+
+void weir_exchange_wake(void *argument)
+{
+    weir_exchange_t *exchange = argument;
+    if (exchange->wait.state != WEIR_WAITS_FOR_TICKET) /* told twice, or before it began to wait */
+        return;
+    end(exchange);
+    exchange->request.now_ns = weir_clock_turn_ns;
+    if (exchange->wait.ticket_ns >= weir_exchange_total_ns(exchange)) {
+        weir_exchange_answer_reason(exchange, WEIR_REASON_TIMEOUT_TOTAL, NULL);
+        return;
+    }
+    weir_verdict_t verdict = weir_chain_wake(exchange->snapshot->chain, &exchange->run, &exchange->request);
+    weir_exchange_go_on(exchange, &verdict);
+}
+
+/* --- the body --- */
+
+static void answer_body(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+{
+    end(exchange);
+    weir_exchange_answer_reason(exchange, reason, detail);
+}
+
+static void take_body(weir_exchange_t *exchange)
+{
+    weir_request_t *request = &exchange->request;
+    const weir_json_picked_t *picked = weir_json_pick_end(exchange->wait.pick);
+    if (picked->is_ambiguous) {
+        exchange->req->http1_is_persistent = 0;
+        answer_body(exchange, WEIR_REASON_MALFORMED, "the JSON body has one of its members twice");
+        return;
+    }
+    end(exchange);
+    request->picked = picked;
+    request->body_bytes = (int64_t)exchange->body->size;
+    request->now_ns = weir_clock_turn_ns;
+    if (picked->model_len != 0) {
+        char *model = request->alloc(request, picked->model_len);
+        memcpy(model, picked->model, picked->model_len);
+        exchange->model = (weir_str_t){model, picked->model_len};
+    }
+    weir_verdict_t verdict = weir_chain_wake(exchange->snapshot->chain, &exchange->run, request);
+    weir_exchange_go_on(exchange, &verdict);
+}
+
+static void on_body_progress(weir_body_t *body)
+{
+    weir_exchange_t *exchange = body->reader;
+    if (body->failed != WEIR_REASON_NONE) {
+        answer_body(exchange, body->failed, NULL);
+        return;
+    }
+    if (body->size != exchange->wait.picked) {
+        (void)weir_json_pick_feed(exchange->wait.pick, body->bytes + exchange->wait.picked, body->size - exchange->wait.picked);
+        exchange->wait.picked = body->size;
+    }
+    if (body->complete)
+        take_body(exchange);
+}
+
+void weir_await_body(weir_exchange_t *exchange)
+{
+    weir_body_t *body = exchange->body;
+    exchange->wait.pick = h2o_mem_alloc(sizeof(*exchange->wait.pick));
+    weir_json_pick_init(exchange->wait.pick);
+    begin(exchange, WEIR_WAITS_FOR_BODY);
+    body->on_progress = on_body_progress;
+    weir_body_want_whole(body);
+    on_body_progress(body);
+}
+
+/* --- a ticket --- */
+
+static void on_late(h2o_timeout_entry_t *entry)
+{
+    weir_exchange_wake(H2O_STRUCT_FROM_MEMBER(weir_exchange_t, wait.timer, entry));
+}
+
+/* The body has what it needs, but for a failure, which ends the waiting. */
+static void on_body_failed(weir_body_t *body)
+{
+    weir_exchange_t *exchange = body->reader;
+    if (body->failed != WEIR_REASON_NONE && exchange->wait.state == WEIR_WAITS_FOR_TICKET)
+        answer_body(exchange, body->failed, NULL);
+}
+
+void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns)
+{
+    int64_t total_ns = weir_exchange_total_ns(exchange) - exchange->wait.ticket_ns, wait_ns = until_ns - weir_clock_turn_ns;
+    begin(exchange, WEIR_WAITS_FOR_TICKET);
+    exchange->body->on_progress = on_body_failed;
+    exchange->wait.timer.cb = on_late;
+    weir_timer_start(exchange->worker, &exchange->wait.timer, wait_ns < total_ns ? wait_ns : total_ns);
+}
+
+void weir_await_dispose(weir_exchange_t *exchange)
+{
+    end(exchange);
+    free(exchange->wait.pick);
+    exchange->wait.pick = NULL;
+    exchange->request.picked = NULL;
+}

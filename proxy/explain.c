@@ -1,0 +1,159 @@
+#include "explain.h"
+
+#include "../filters/limit.h"
+#include "../filters/limit_fields.h"
+#include "page.h"
+#include "question.h"
+#include "status.h"
+#include "words.h"
+
+typedef enum { ADMIT, QUEUE, REFUSE } would_t;
+
+/* What the request meets. */
+typedef struct {
+    weir_router_match_t match;
+    size_t count;
+    weir_limit_explained_t limits[WEIR_LIMITS_PER_ROUTE_MAX];
+    would_t would;
+    weir_reason_t reason; /* of REFUSE */
+} meeting_t;
+
+/* By itself, whatever the others say and whether or not it is enforced. */
+static would_t would_of(const weir_limit_explained_t *explained)
+{
+    if (explained->item.admitted)
+        return ADMIT;
+    bool has_room = explained->limit->queue.size != 0 && explained->item.refusal != WEIR_STORE_QUEUE_FULL;
+    return has_room && !explained->item.shadow ? QUEUE : REFUSE;
+}
+
+/* Roughly: who may still displace another from a full queue, or has had his share of one that is not, is not known. */
+static void find_full_queues(weir_store_t *store, meeting_t *meeting)
+{
+    for (size_t i = 0; i != meeting->count; ++i) {
+        const weir_conf_limit_t *limit = meeting->limits[i].limit;
+        size_t depth[WEIR_LANES], sum = 0;
+        if (limit->queue.size == 0 || meeting->limits[i].item.admitted)
+            continue;
+        store->queue_depth(store, limit->name, depth);
+        for (weir_lane_t lane = 0; lane != WEIR_LANES; ++lane)
+            sum += depth[lane];
+        if (sum >= (size_t)limit->queue.size)
+            meeting->limits[i].item.refusal = WEIR_STORE_QUEUE_FULL;
+    }
+}
+
+/* A request waits only where slots are all it misses, and hears of a full queue only then. */
+static void sum_up(meeting_t *meeting)
+{
+    bool misses_slots_alone = true, is_full = false;
+    for (size_t i = 0; i != meeting->count; ++i) {
+        const weir_limit_explained_t *explained = &meeting->limits[i];
+        if (explained->item.shadow || explained->item.admitted)
+            continue;
+        would_t would = would_of(explained);
+        meeting->would = would > meeting->would ? would : meeting->would;
+        misses_slots_alone &= explained->limit->algorithm == WEIR_LIMIT_CONCURRENCY;
+        is_full |= explained->item.refusal == WEIR_STORE_QUEUE_FULL;
+    }
+    if (meeting->would == REFUSE)
+        meeting->reason = misses_slots_alone && is_full ? WEIR_REASON_QUEUE_FULL : WEIR_REASON_LIMIT;
+}
+
+static void meet(weir_question_t *question, meeting_t *meeting)
+{
+    meeting->match = weir_question_route(question);
+    if (meeting->match.route == NULL)
+        meeting->reason = meeting->match.allow != NULL ? WEIR_REASON_METHOD : WEIR_REASON_NO_ROUTE;
+    else if (question->request.tenant.len == 0)
+        meeting->reason = WEIR_REASON_TENANT_MISSING;
+    if (meeting->reason != WEIR_REASON_NONE) {
+        meeting->would = REFUSE;
+        return;
+    }
+    weir_server_t *server = weir_page_server(question->req);
+    meeting->count = weir_limit_explain(server->snapshot->chain, &question->request, meeting->limits);
+    find_full_queues(server->store, meeting);
+    sum_up(meeting);
+}
+
+static void write_retry_after(weir_json_out_t *out, const weir_store_item_t *item)
+{
+    static const int64_t second_ns = 1000000000;
+    int64_t ns = item->retry_after_ns < 0 ? WEIR_LIMIT_NEVER_S * second_ns : item->retry_after_ns;
+    weir_status_write_seconds(out, "retry_after_seconds", ns < second_ns ? second_ns : ns);
+}
+
+static void write_limit(weir_json_out_t *out, const weir_limit_explained_t *explained)
+{
+    static const char *const words[] = {[ADMIT] = "admit", [QUEUE] = "queue", [REFUSE] = "refuse"};
+    const weir_conf_limit_t *limit = explained->limit;
+    would_t would = would_of(explained);
+    weir_json_out_open(out, NULL, '{');
+    weir_json_out_string(out, "name", limit->name);
+    weir_json_out_string(out, "algorithm", weir_word_algorithm(limit->algorithm));
+    weir_json_out_string(out, "unit", weir_word_unit(limit->unit));
+    weir_json_out_string(out, "mode", weir_word_limit_mode(limit->mode));
+    weir_json_out_string(out, "key", explained->key);
+    weir_json_out_integer(out, "quota", explained->quota);
+    weir_json_out_integer(out, "remaining", explained->item.remaining);
+    weir_json_out_string(out, "would", words[would]);
+    if (would == REFUSE)
+        write_retry_after(out, &explained->item);
+    else
+        weir_json_out_string(out, "retry_after_seconds", NULL);
+    weir_status_write_seconds(out, "reset_seconds", explained->item.reset_ns);
+    weir_json_out_close(out, '}');
+}
+
+static void write_upstream(weir_json_out_t *out, const weir_conf_upstream_t *upstream)
+{
+    weir_json_out_open(out, "upstream", '{');
+    weir_json_out_string(out, "name", upstream->name);
+    weir_json_out_string(out, "url", upstream->url.text);
+    weir_json_out_string(out, "dialect", weir_word_dialect(upstream->dialect));
+    weir_json_out_close(out, '}');
+}
+
+static void write_way(weir_json_out_t *out, const weir_question_t *question, const weir_router_match_t *match)
+{
+    const weir_conf_t *conf = question->request.conf;
+    weir_json_out_string(out, "listener", question->request.listener->name);
+    if (match->route != NULL) {
+        weir_status_write_route(out, "route", conf, match->route);
+        write_upstream(out, &conf->upstreams.entries[match->route->upstream]);
+        return;
+    }
+    weir_json_out_string(out, "route", NULL);
+    if (match->allow != NULL)
+        weir_json_out_string(out, "allow", match->allow);
+    weir_json_out_string(out, "upstream", NULL);
+}
+
+static void write_meeting(weir_json_out_t *out, const weir_question_t *question, const meeting_t *meeting)
+{
+    static const char *const words[] = {[ADMIT] = "pass", [QUEUE] = "queue", [REFUSE] = "refuse"};
+    weir_json_out_open(out, NULL, '{');
+    write_way(out, question, &meeting->match);
+    weir_json_out_open(out, "limits", '[');
+    for (size_t i = 0; i != meeting->count; ++i)
+        write_limit(out, &meeting->limits[i]);
+    weir_json_out_close(out, ']');
+    weir_json_out_string(out, "would", words[meeting->would]);
+    weir_json_out_string(out, "reason", meeting->would == REFUSE ? weir_reason_word(meeting->reason) : NULL);
+    weir_json_out_close(out, '}');
+}
+
+void weir_explain_answer(h2o_req_t *req)
+{
+    weir_question_t *question = weir_question_read(req);
+    if (question == NULL || !weir_question_listen(question))
+        return;
+    meeting_t meeting = {.would = ADMIT};
+    meet(question, &meeting);
+    weir_page_writing_t writing;
+    weir_page_begin(&writing);
+    weir_json_out_t out = {writing.file, false};
+    write_meeting(&out, question, &meeting);
+    weir_page_answer_written(req, "application/json", &writing);
+}

@@ -1,0 +1,46 @@
+#ifndef WEIR_PROXY_QUESTION_H
+#define WEIR_PROXY_QUESTION_H
+
+/* A request that nobody sent, described by a query: what /explain and DELETE /limits/NAME ask about.
+ *
+ * It comes from a trusted peer, and its body is one byte long and of JSON, with a `model` where one is given. Values
+ * are percent-decoded, and a + is a space. Control thread; everything lives as long as the query's own request. */
+
+#include <h2o.h>
+#include "../filters/filter.h"
+#include "router.h"
+
+typedef enum {
+    WEIR_ASKED_LISTENER,
+    WEIR_ASKED_PATH,
+    WEIR_ASKED_METHOD,
+    WEIR_ASKED_HOST,
+    WEIR_ASKED_TENANT,
+    WEIR_ASKED_MODEL,
+    WEIR_ASKED_CLIENT_IP,
+    WEIR_ASKED_CORRELATION,
+    WEIR_ASKED_COUNT,
+} weir_asked_t;
+
+typedef struct {
+    weir_request_t request; /* first */
+    h2o_req_t *req;
+    weir_str_t given[WEIR_ASKED_COUNT]; /* a base of NULL: not there */
+    weir_field_t *fields;               /* of header.NAME */
+    weir_str_t path;                    /* under which routes match */
+    weir_json_picked_t picked;
+} weir_question_t;
+
+const char *weir_asked_name(weir_asked_t asked);
+bool weir_question_has(const weir_question_t *question, weir_asked_t asked);
+bool weir_question_has_header(const weir_question_t *question, const char *name);
+
+/* NULL where a parameter is unknown, there twice, or not valid; then that was answered. */
+weir_question_t *weir_question_read(h2o_req_t *req) __attribute__((warn_unused_result));
+/* Sets the request's listener, the given one or the only one, and the tenant. False: there is none, and that was
+ * answered. */
+bool weir_question_listen(weir_question_t *question) __attribute__((warn_unused_result));
+/* Sets the request's route, by path, host and method. */
+weir_router_match_t weir_question_route(weir_question_t *question);
+
+#endif

@@ -1,0 +1,242 @@
+#include "status.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "page.h"
+#include "upstream.h"
+#include "words.h"
+
+static const char *format_time(char text[32], int64_t wall_ms)
+{
+    time_t second = wall_ms / 1000;
+    struct tm tm;
+    gmtime_r(&second, &tm);
+    strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return text;
+}
+
+/* In the notation of the configuration: the largest unit that leaves a whole number. */
+static const char *format_duration(char text[32], int64_t ns)
+{
+    static const struct {
+        const char *name;
+        int64_t ns;
+    } units[] = {{"h", INT64_C(3600000000000)}, {"m", INT64_C(60000000000)}, {"s", 1000000000}, {"ms", 1000000}};
+    size_t i = 0;
+    while (i != 3 && ns % units[i].ns != 0)
+        ++i;
+    snprintf(text, 32, "%" PRId64 "%s", ns / units[i].ns, units[i].name);
+    return text;
+}
+
+static const char *format_rate(char text[32], weir_conf_rate_t rate)
+{
+    int64_t seconds = rate.period_ns / 1000000000;
+    const char *unit = seconds == 1 ? "s" : seconds == 60 ? "m" : seconds == 3600 ? "h" : "d";
+    snprintf(text, 32, "%" PRId64 "/%s", rate.count, unit);
+    return text;
+}
+
+void weir_status_write_seconds(weir_json_out_t *out, const char *key, int64_t ns)
+{
+    if (ns < 0)
+        weir_json_out_string(out, key, NULL);
+    else
+        weir_json_out_integer(out, key, ns / 1000000000 + (ns % 1000000000 != 0));
+}
+
+/* -- the process -------------------------------------------------------------------------------------------------- */
+
+/* Sum over all workers of a gauge that has a listener. */
+static int64_t gauge_of(weir_server_t *server, weir_metric_t metric, const char *listener)
+{
+    return weir_metrics_value(server->metrics, weir_metrics_series(server->metrics, NULL, metric, &listener));
+}
+
+static void write_config(weir_json_out_t *out, weir_server_t *server)
+{
+    char text[32];
+    weir_json_out_open(out, "config", '{');
+    weir_json_out_string(out, "file", server->snapshot->conf->file);
+    weir_json_out_string(out, "loaded_at", format_time(text, server->loaded_wall_ms));
+    weir_json_out_open(out, "last_reload_errors", '[');
+    char *errors = strdup(server->last_reload_errors != NULL ? server->last_reload_errors : ""), *rest = errors, *line;
+    assert(errors != NULL);
+    while ((line = strsep(&rest, "\n")) != NULL)
+        if (*line != '\0')
+            weir_json_out_string(out, NULL, line);
+    free(errors);
+    weir_json_out_close(out, ']');
+    weir_json_out_close(out, '}');
+}
+
+static void write_process(weir_json_out_t *out, weir_server_t *server)
+{
+    const weir_conf_t *conf = server->snapshot->conf;
+    char text[32];
+    int64_t in_flight = 0;
+    for (size_t i = 0; i != conf->listeners.size; ++i)
+        in_flight += gauge_of(server, WEIR_METRIC_IN_FLIGHT, conf->listeners.entries[i].name);
+    weir_json_out_string(out, "version", WEIR_VERSION);
+    weir_json_out_string(out, "started_at", format_time(text, server->started_wall_ms));
+    weir_json_out_integer(out, "uptime_seconds", (weir_clock_wall_ms() - server->started_wall_ms) / 1000);
+    weir_json_out_bool(out, "ready", server->ready && !server->draining);
+    weir_json_out_bool(out, "draining", server->draining);
+    weir_json_out_integer(out, "workers", (int64_t)server->worker_count);
+    weir_json_out_integer(out, "connections", (int64_t)server->connections);
+    weir_json_out_integer(out, "in_flight", in_flight);
+    write_config(out, server);
+}
+
+/* -- what is configured ------------------------------------------------------------------------------------------- */
+
+void weir_status_write_route(weir_json_out_t *out, const char *key, const weir_conf_t *conf,
+                             const weir_conf_route_t *route)
+{
+    weir_json_out_open(out, key, '{');
+    weir_json_out_string(out, "path", route->path);
+    weir_json_out_open(out, "methods", '[');
+    for (size_t i = 0; i != route->methods.size; ++i)
+        weir_json_out_string(out, NULL, route->methods.entries[i]);
+    weir_json_out_close(out, ']');
+    weir_json_out_string(out, "host", route->host);
+    weir_json_out_string(out, "upstream", conf->upstreams.entries[route->upstream].name);
+    weir_json_out_open(out, "limits", '[');
+    for (size_t i = 0; i != route->limits.size; ++i)
+        weir_json_out_string(out, NULL, conf->limits.entries[route->limits.entries[i]].name);
+    weir_json_out_close(out, ']');
+    weir_json_out_close(out, '}');
+}
+
+static void write_listener(weir_json_out_t *out, weir_server_t *server, const weir_conf_listener_t *listener)
+{
+    weir_json_out_open(out, NULL, '{');
+    weir_json_out_string(out, "name", listener->name);
+    weir_json_out_string(out, "address", listener->address.text);
+    weir_json_out_integer(out, "connections", gauge_of(server, WEIR_METRIC_CONNECTIONS, listener->name));
+    weir_json_out_integer(out, "in_flight", gauge_of(server, WEIR_METRIC_IN_FLIGHT, listener->name));
+    weir_json_out_open(out, "routes", '[');
+    for (size_t i = 0; i != listener->routes.size; ++i)
+        weir_status_write_route(out, NULL, server->snapshot->conf, &listener->routes.entries[i]);
+    weir_json_out_close(out, ']');
+    weir_json_out_close(out, '}');
+}
+
+static void write_upstream(weir_json_out_t *out, const weir_conf_upstream_t *conf, const weir_upstream_t *upstream)
+{
+    weir_json_out_open(out, NULL, '{');
+    weir_json_out_string(out, "name", conf->name);
+    weir_json_out_string(out, "url", conf->url.text);
+    weir_json_out_string(out, "dialect", weir_word_dialect(conf->dialect));
+    weir_json_out_integer(out, "active", (int64_t)weir_upstream_active(upstream));
+    weir_json_out_integer(out, "idle", (int64_t)weir_upstream_idle(upstream));
+    weir_json_out_close(out, '}');
+}
+
+/* -- limits ------------------------------------------------------------------------------------------------------- */
+
+static void write_quota(weir_json_out_t *out, const weir_conf_limit_t *limit)
+{
+    char text[32];
+    weir_json_out_open(out, "quota", '{');
+    switch (limit->algorithm) {
+    case WEIR_LIMIT_TOKEN_BUCKET:
+        weir_json_out_string(out, "rate", format_rate(text, limit->quota.rate));
+        weir_json_out_integer(out, "burst", limit->quota.burst);
+        break;
+    case WEIR_LIMIT_SLIDING_WINDOW:
+        weir_json_out_integer(out, "limit", limit->quota.limit);
+        weir_json_out_string(out, "window", format_duration(text, limit->quota.window_ns));
+        break;
+    case WEIR_LIMIT_CONCURRENCY:
+        weir_json_out_integer(out, "limit", limit->quota.limit);
+        break;
+    }
+    weir_json_out_close(out, '}');
+}
+
+static void write_queue(weir_json_out_t *out, weir_store_t *store, const weir_conf_limit_t *limit)
+{
+    char text[32];
+    size_t depth[WEIR_LANES];
+    store->queue_depth(store, limit->name, depth);
+    weir_json_out_open(out, "queue", '{');
+    weir_json_out_integer(out, "size", limit->queue.size);
+    weir_json_out_string(out, "wait", format_duration(text, limit->queue.wait_ns));
+    weir_json_out_open(out, "depth", '{');
+    for (weir_lane_t lane = 0; lane != WEIR_LANES; ++lane)
+        weir_json_out_integer(out, weir_word_lane(lane), (int64_t)depth[lane]);
+    weir_json_out_close(out, '}');
+    weir_json_out_close(out, '}');
+}
+
+/* Over 100 where a key is in debt. */
+static int64_t used_percent(const weir_store_closest_t *key)
+{
+    return key->quota > 0 ? (int64_t)(((double)key->quota - (double)key->remaining) * 100 / (double)key->quota) : 100;
+}
+
+/* The keys that have the smallest part of their quota left: who it is. */
+static void write_closest(weir_json_out_t *out, weir_store_t *store, const weir_conf_limit_t *limit)
+{
+    weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX];
+    size_t count = store->closest(store, limit->name, weir_clock_turn_ns, closest);
+    weir_json_out_open(out, "closest", '[');
+    for (size_t i = 0; i != count; ++i) {
+        weir_json_out_open(out, NULL, '{');
+        weir_json_out_string(out, "key", closest[i].name);
+        weir_json_out_integer(out, "quota", closest[i].quota);
+        weir_json_out_integer(out, "remaining", closest[i].remaining);
+        weir_json_out_integer(out, "used_percent", used_percent(&closest[i]));
+        weir_status_write_seconds(out, "reset_seconds", closest[i].reset_ns);
+        weir_json_out_close(out, '}');
+    }
+    weir_json_out_close(out, ']');
+}
+
+static void write_limit(weir_json_out_t *out, weir_server_t *server, const weir_conf_limit_t *limit)
+{
+    weir_json_out_open(out, NULL, '{');
+    weir_json_out_string(out, "name", limit->name);
+    weir_json_out_string(out, "algorithm", weir_word_algorithm(limit->algorithm));
+    weir_json_out_string(out, "unit", weir_word_unit(limit->unit));
+    weir_json_out_string(out, "mode", weir_word_limit_mode(limit->mode));
+    weir_json_out_string(out, "scope", weir_word_limit_scope(limit->scope));
+    if (limit->algorithm == WEIR_LIMIT_SLIDING_WINDOW)
+        weir_json_out_string(out, "precision", weir_word_precision(limit->precision));
+    write_quota(out, limit);
+    if (limit->queue.size != 0)
+        write_queue(out, server->store, limit);
+    weir_json_out_integer(out, "keys", (int64_t)server->store->limit_keys(server->store, limit->name));
+    weir_json_out_integer(out, "max_keys", limit->max_keys);
+    write_closest(out, server->store, limit);
+    weir_json_out_close(out, '}');
+}
+
+void weir_status_answer(h2o_req_t *req)
+{
+    weir_server_t *server = weir_page_server(req);
+    const weir_conf_t *conf = server->snapshot->conf;
+    weir_page_writing_t writing;
+    weir_page_begin(&writing);
+    weir_json_out_t out = {writing.file, false};
+    weir_json_out_open(&out, NULL, '{');
+    write_process(&out, server);
+    weir_json_out_open(&out, "listeners", '[');
+    for (size_t i = 0; i != conf->listeners.size; ++i)
+        write_listener(&out, server, &conf->listeners.entries[i]);
+    weir_json_out_close(&out, ']');
+    weir_json_out_open(&out, "limits", '[');
+    for (size_t i = 0; i != conf->limits.size; ++i)
+        write_limit(&out, server, &conf->limits.entries[i]);
+    weir_json_out_close(&out, ']');
+    weir_json_out_open(&out, "upstreams", '[');
+    for (size_t i = 0; i != conf->upstreams.size; ++i)
+        write_upstream(&out, &conf->upstreams.entries[i], server->snapshot->upstreams[i]);
+    weir_json_out_close(&out, ']');
+    weir_json_out_close(&out, '}');
+    weir_page_answer_written(req, "application/json", &writing);
+}
