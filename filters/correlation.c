@@ -84,6 +84,7 @@ static void name_request(const correlation_t *correlation, weir_request_t *reque
     request->correlation_id = take_id(correlation, request);
     if (request->correlation_id.len == 0) {
         weir_uuid7_write(state->id, request->wall_ms, request->random);
+        request->correlation_is_new = true;
         request->correlation_id = (weir_str_t){state->id, sizeof(state->id)};
     }
     for (size_t i = 0; i < correlation->count; ++i)

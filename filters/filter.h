@@ -97,6 +97,7 @@ typedef struct weir_request {
 
     /* what filters find out */
     weir_str_t correlation_id;
+    bool correlation_is_new; /* weir made it: nobody else has it */
     weir_str_t trace_id; /* 32 hex digits, or empty */
     weir_str_t tenant;
     weir_str_t client_ip;

@@ -145,7 +145,7 @@ static void note_names(const weir_limit_plans_t *self, const weir_limit_plan_t *
 {
     for (size_t i = 0; i < plan->count; ++i) {
         int64_t quota = weir_store_quota_size(items[i].quota);
-        if (!items[i].admitted || items[i].remaining <= quota / CLOSE_PARTS)
+        if (!items[i].admitted || items[i].remaining * CLOSE_PARTS <= quota)
             note_name(self, &plan->entries[i].key, request, &items[i], quota);
     }
 }

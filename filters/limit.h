@@ -11,12 +11,13 @@ enum { WEIR_LIMIT_KEY_NAME_MAX = 192 };
 /* One limit of the request's route. */
 typedef struct {
     const weir_conf_limit_t *limit;
-    weir_store_item_t item; /* as weir_store_t.peek answered it */
-    int64_t quota;          /* burst, or limit, of this key */
+    weir_store_item_t item;            /* as weir_store_t.peek answered it */
+    int64_t quota;                     /* burst, or limit, of this key */
     char key[WEIR_LIMIT_KEY_NAME_MAX]; /* tenant=acme model=gpt-5; "" for key: [] */
 } weir_limit_explained_t;
 
-/* request->route is set, and what its limits count by: tenant, client_ip, correlation_id, picked (the model), fields. */
+/* request->route is set, and what its limits count by: tenant, client_ip, correlation_id, picked (the model), fields.
+ */
 size_t weir_limit_explain(const weir_chain_t *chain, weir_request_t *request,
                           weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX]);
 

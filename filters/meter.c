@@ -1,6 +1,8 @@
 /* What an answer of a language model used: read from the answer as it passes, estimated from bytes where the provider
  * does not say. Limits in llm_tokens settle with it, metrics and the log tell it. */
-#include "filter.h"
+#include "meter.h"
+
+#include <string.h>
 
 #include "core/usage_scan.h"
 #include "fields.h"
@@ -95,13 +97,7 @@ static void meter_tap(void *instance, weir_request_t *request, void *state_, wei
         weir_usage_scan_feed(state->scan, bytes.base, bytes.len);
 }
 
-static int64_t tokens_of_bytes(uint64_t bytes, int64_t bytes_a_token)
-{
-    uint64_t each = (uint64_t)bytes_a_token;
-    return (int64_t)(bytes / each + (bytes % each != 0));
-}
-
-static int64_t weigh(const weir_usage_t *usage, const weir_conf_upstream_usage_t *conf)
+int64_t weir_meter_weigh(const weir_usage_t *usage, const weir_conf_upstream_usage_t *conf)
 {
     const __int128 unit = 1000000, max = (__int128)1 << TOKENS_MAX_BITS;
     __int128 sum = (__int128)usage->input * conf->weights.input_micros +
@@ -119,19 +115,18 @@ static weir_usage_t usage_of(const state_t *state, const weir_request_t *request
     weir_usage_counts_t counts = {-1, -1, -1, -1};
     if (state->scan != NULL)
         (void)weir_usage_scan_tell(state->scan, &counts);
-    uint64_t text_bytes = state->scan != NULL                                ? state->scan->text_bytes
-                          : request->upstream->dialect == WEIR_DIALECT_PLAIN ? state->bytes
-                                                                             : 0;
+    bool is_read = state->scan != NULL && !weir_usage_scan_is_broken(state->scan);
+    uint64_t text_bytes = is_read ? weir_usage_scan_text_bytes(state->scan) : state->bytes;
     bool has_no_output = counts.input >= 0 && text_bytes == 0 && outcome->reason == WEIR_REASON_NONE; /* embeddings */
     weir_usage_t usage = {
         .input_is_known = counts.input >= 0,
         .output_is_known = counts.output >= 0 || has_no_output,
-        .input = counts.input >= 0 ? counts.input : tokens_of_bytes((uint64_t)outcome->body_bytes, conf->estimate),
+        .input = counts.input >= 0 ? counts.input : weir_meter_tokens((uint64_t)outcome->body_bytes, conf),
         .cached = counts.cached > 0 ? counts.cached : 0,
         .cache_write = counts.cache_write > 0 ? counts.cache_write : 0,
-        .output = counts.output >= 0 ? counts.output : tokens_of_bytes(text_bytes, conf->estimate),
+        .output = counts.output >= 0 ? counts.output : weir_meter_tokens(text_bytes, conf),
     };
-    usage.weighted = weigh(&usage, conf);
+    usage.weighted = weir_meter_weigh(&usage, conf);
     return usage;
 }
 

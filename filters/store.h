@@ -44,13 +44,14 @@ typedef struct {
     weir_store_queueing_t *queueing; /* NULL: it does not wait for a slot */
     bool shadow; /* decided and charged as if enforced, but never in the way of the others; never queued */
     /* answered */
-    bool admitted;          /* by this limit; charged only if all enforced items were admitted */
-    bool overflowed;        /* the table was full: decided in the overflow row */
+    bool admitted;                /* by this limit; charged only if all enforced items were admitted */
+    bool overflowed;              /* the table was full: decided in the overflow row */
     weir_store_refusal_t refusal; /* where it was not admitted */
-    int64_t charged_ns;     /* when `cost` was charged; -1: it was not */
-    int64_t remaining;      /* after this decision; reservations count as used */
-    int64_t reset_ns;       /* until all is there again; -1: never, or nobody knows (slots) */
-    int64_t retry_after_ns; /* refused: until `cost` fits if nobody else comes; -1: never; admitted, or a slot: 0 */
+    int64_t charged_ns;           /* when `cost` was charged; -1: it was not */
+    int64_t remaining;            /* after this decision; reservations count as used */
+    int64_t reset_ns;             /* until all is there again; -1: never, or nobody knows (slots) */
+    int64_t retry_after_ns; /* refused: until `cost` fits if nobody else comes; -1: never; 0 where nobody knows, as
+                               others have to end first (slots, reservations), and where it was admitted */
 } weir_store_item_t;
 
 /* What a key may have used at once: burst, or limit. */
@@ -88,8 +89,9 @@ struct weir_store {
     weir_store_key_t (*key)(const weir_store_t *store, const void *parts, size_t len);
     /* count <= WEIR_LIMITS_PER_ROUTE_MAX, each limit once. Returns whether all enforced items were admitted in
      * *admitted. PENDING: the items are answered by `collect` after the ticket was told, or after timeout_ns at most.
-     * QUEUED: only slots were missing; the ticket is told when it has one (which it then holds until it asks) or was displaced, and
-     * the same items are decided anew by calling this again - early, and it is QUEUED again - or given up by `leave`. */
+     * QUEUED: only slots were missing; the ticket is told when it has one (which it then holds until it asks) or was
+     * displaced, and the same items are decided anew by calling this again - early, and it is QUEUED again - or given
+     * up by `leave`. */
     weir_store_answer_t (*decide)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns,
                                   weir_ticket_t ticket, bool *admitted);
     /* Gives up the place that one of the items may have in a queue, and a slot that it was granted. */

@@ -44,7 +44,8 @@ bool weir_inject_is_in_answer(const weir_call_head_t *head)
 {
     bool is_stream = false;
     for (size_t i = 0; i < head->field_count; ++i) {
-        if (weir_str_is(head->fields[i].name, WEIR_STR("content-encoding")))
+        if (weir_str_is(head->fields[i].name, WEIR_STR("content-encoding")) &&
+            !weir_fields_is_type(head->fields[i].value, "identity"))
             return false;
         is_stream = is_stream || (weir_str_is(head->fields[i].name, WEIR_STR("content-type")) &&
                                   weir_fields_is_type(head->fields[i].value, "text/event-stream"));

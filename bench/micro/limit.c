@@ -1,5 +1,6 @@
-/* What a decision costs: ns over random keys of a table with 100 000 rows, beside a bare lookup in such a table; the
- * whole limit filter with two limits; and the memory of a row. Medians of rounds that take turns. */
+/* What a decision costs: ns over random keys of a table with 100 000 rows, beside a bare lookup in such a table; of
+ * limits that are settled, with the settling; the whole limit filter with two limits; and the memory of a row. Medians
+ * of rounds that take turns. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 #include "../../filters/core/token_bucket.h"
 #include "../../filters/store.h"
 
-enum { ROWS = 100000, CALLS = 200000, ROUNDS = 15, WAYS = 5 };
+enum { ROWS = 100000, CALLS = 200000, ROUNDS = 15, WAYS = 8, KINDS = 3 };
 
 extern const weir_filter_t weir_filter_limit;
 
@@ -23,6 +24,8 @@ typedef struct {
     weir_conf_route_t route;
     void *filter;
     weir_store_limit_t *states[2];
+    weir_conf_limit_t kinds[KINDS]; /* slots, llm_tokens, an exact window */
+    weir_store_limit_t *kind_states[KINDS];
     weir_key_shard_t *shards;
     weir_key_table_t *bare;
     weir_store_key_t keys[ROWS], asked_keys[CALLS]; /* asked: at random, but one after another in memory */
@@ -99,6 +102,35 @@ static void decide_two(uint32_t call)
     decide(2, bench.asked_keys[call]);
 }
 
+/* A request, from its beginning to its end. */
+static void decide_and_settle(size_t kind, uint32_t call)
+{
+    weir_store_item_t item = {.limit = bench.kind_states[kind],
+                              .quota = &bench.kinds[kind].quota,
+                              .key = bench.asked_keys[call],
+                              .cost = 1,
+                              .spent = 1};
+    bool admitted;
+    bench.store->decide(bench.store, &item, 1, bench.now_ns += 10, (weir_ticket_t){0}, &admitted);
+    bench.store->settle(bench.store, &item, 1, bench.now_ns);
+    sink += admitted;
+}
+
+static void slot_and_end(uint32_t call)
+{
+    decide_and_settle(0, call);
+}
+
+static void tokens_and_end(uint32_t call)
+{
+    decide_and_settle(1, call);
+}
+
+static void exact_window(uint32_t call)
+{
+    decide_and_settle(2, call);
+}
+
 static _Alignas(16) char memory[2048];
 static size_t memory_used;
 
@@ -151,6 +183,9 @@ static const struct {
     {"bare table lookup", bare_lookup},
     {"decision, one token bucket", decide_one},
     {"decision, two token buckets of one key", decide_two},
+    {"decision, a slot, and its end", slot_and_end},
+    {"decision, a bucket of llm_tokens, and its end", tokens_and_end},
+    {"decision, an exact window", exact_window},
     {"limit filter, two limits: admit, done", filter_admit},
     {"limit filter, two limits: admit, head, done", filter_whole},
 };
@@ -179,6 +214,24 @@ static void set_up_conf(void)
     bench.route.path = "/";
     bench.route.limits.entries = both;
     bench.route.limits.size = 2;
+}
+
+static void set_up_kinds(void)
+{
+    static const char *const names[KINDS] = {"slots", "tokens", "exact"};
+    for (size_t i = 0; i < KINDS; ++i) {
+        weir_conf_limit_t *limit = &bench.kinds[i];
+        *limit = bench.limits[0];
+        limit->name = names[i];
+        if (i == 1) {
+            limit->unit = WEIR_UNIT_LLM_TOKENS;
+        } else {
+            limit->algorithm = i == 0 ? WEIR_LIMIT_CONCURRENCY : WEIR_LIMIT_SLIDING_WINDOW;
+            limit->precision = WEIR_PRECISION_EXACT;
+            limit->quota = (weir_conf_quota_t){.limit = 50, .window_ns = INT64_C(1000000000)};
+        }
+        bench.kind_states[i] = bench.store->limit_acquire(bench.store, limit);
+    }
 }
 
 static void set_up_keys(void)
@@ -245,6 +298,7 @@ int main(void)
     }
     set_up_keys();
     set_up_rows();
+    set_up_kinds();
     bench.filter = weir_filter_limit.create(&bench.conf, bench.store);
     for (size_t way = 0; way < WAYS; ++way)
         round_of(ways[way].ask);

@@ -32,21 +32,47 @@ static bool is_name_of(const weir_json_token_t *token, member_t member)
     return token->len == members[member].len && memcmp(token->text, members[member].name, token->len) == 0;
 }
 
-static member_t find_outermost(const weir_json_token_t *token)
+/* Behind the letter that stands at `at`, as Unicode's simple case folding has it (Go's bytes.EqualFold): the long s and
+ * the Kelvin sign are letters of ASCII to it. */
+static const char *fold(const char *at, char *letter)
 {
-    for (member_t member = MODEL; member != INCLUDE_USAGE; ++member)
-        if (is_name_of(token, member))
-            return member;
-    return OTHER;
+    static const char long_s[] = "\xc5\xbf", kelvin[] = "\xe2\x84\xaa";
+    if (strncmp(at, long_s, sizeof(long_s) - 1) == 0) {
+        *letter = 's';
+        return at + sizeof(long_s) - 1;
+    }
+    if (strncmp(at, kelvin, sizeof(kelvin) - 1) == 0) {
+        *letter = 'k';
+        return at + sizeof(kelvin) - 1;
+    }
+    *letter = *at >= 'A' && *at <= 'Z' ? (char)(*at | 0x20) : *at;
+    return at + 1;
 }
 
-static void note_seen(weir_json_pick_t *pick, member_t member)
+/* Whether a reader that does not tell cases apart takes it for that member. */
+static bool is_like(const weir_json_token_t *token, member_t member)
 {
-    if (member == OTHER)
-        return;
-    if ((pick->seen & 1u << member) != 0)
-        pick->picked.is_ambiguous = true;
+    const char *at = token->text, *name = members[member].name;
+    char letter = '\0';
+    for (; *name != '\0'; ++name) {
+        at = fold(at, &letter);
+        if (letter != *name)
+            return false;
+    }
+    return at == token->text + token->len;
+}
+
+/* A name of the members from `first` to `last`: which one it is. One that is only like it counts as seen. */
+static member_t find_member(weir_json_pick_t *pick, const weir_json_token_t *name, member_t first, member_t last)
+{
+    member_t member = first;
+    while (member <= last && !is_like(name, member))
+        ++member;
+    if (member > last)
+        return OTHER;
+    pick->picked.is_ambiguous |= (pick->seen & 1u << member) != 0;
     pick->seen |= (uint8_t)(1u << member);
+    return is_name_of(name, member) ? member : OTHER;
 }
 
 static weir_json_what_t what_is(const weir_json_token_t *token)
@@ -90,9 +116,17 @@ static void note_model(weir_json_picked_t *picked, const weir_json_token_t *toke
     note_range(&picked->model_at, &picked->model_end, token);
 }
 
+static bool is_absent_or_negative(const weir_json_token_t *token)
+{
+    return token->kind == WEIR_JSON_TOKEN_NULL || (token->kind == WEIR_JSON_TOKEN_NUMBER && *token->text == '-');
+}
+
+/* What cannot be read may be a lot to another reader. */
 static void note_max_tokens(weir_json_picked_t *picked, const weir_json_token_t *token)
 {
     int64_t value = token->kind == WEIR_JSON_TOKEN_NUMBER ? weir_json_integer(token) : -1;
+    if (value < 0 && !is_absent_or_negative(token))
+        value = WEIR_JSON_INTEGER_MAX;
     if (value > picked->max_tokens)
         picked->max_tokens = value;
 }
@@ -152,8 +186,7 @@ static void on_member(weir_json_pick_t *pick, const weir_json_token_t *token)
 {
     if (token->kind == WEIR_JSON_TOKEN_NAME) {
         pick->picked.is_empty = false;
-        pick->member = (uint8_t)find_outermost(token);
-        note_seen(pick, (member_t)pick->member);
+        pick->member = (uint8_t)find_member(pick, token, MODEL, STREAM_OPTIONS);
     } else {
         note_value(pick, (member_t)pick->member, token);
     }
@@ -164,8 +197,7 @@ static void on_option(weir_json_pick_t *pick, const weir_json_token_t *token)
 {
     if (token->kind == WEIR_JSON_TOKEN_NAME) {
         pick->picked.options_is_empty = false;
-        pick->is_in_include_usage = is_name_of(token, INCLUDE_USAGE);
-        note_seen(pick, pick->is_in_include_usage ? INCLUDE_USAGE : OTHER);
+        pick->is_in_include_usage = find_member(pick, token, INCLUDE_USAGE, INCLUDE_USAGE) == INCLUDE_USAGE;
     } else if (pick->is_in_include_usage) {
         note_value(pick, INCLUDE_USAGE, token);
     }
@@ -189,6 +221,7 @@ void weir_json_pick_init(weir_json_pick_t *pick)
     pick->picked.max_tokens = -1;
     pick->member = OTHER;
     pick->result = WEIR_JSON_MORE;
+    pick->is_blank = true;
 }
 
 /* Behind the bytes that the scanner takes. */
@@ -205,14 +238,27 @@ bool weir_json_pick_feed(weir_json_pick_t *pick, const char *bytes, size_t len)
 {
     if (len == 0)
         return pick->result != WEIR_JSON_MALFORMED;
+    pick->is_blank = pick->is_blank && weir_json_is_space(bytes, len);
     const char *rest = pick->result == WEIR_JSON_MORE ? scan_object(pick, bytes, len) : bytes;
     if (pick->result == WEIR_JSON_DONE && !weir_json_is_space(rest, len - (size_t)(rest - bytes)))
         pick->result = WEIR_JSON_MALFORMED;
     return pick->result != WEIR_JSON_MALFORMED;
 }
 
+static void forget(weir_json_picked_t *picked)
+{
+    bool is_ambiguous = picked->is_ambiguous;
+    memset(picked, 0, sizeof(*picked));
+    picked->is_ambiguous = is_ambiguous;
+    picked->max_tokens = -1;
+}
+
 const weir_json_picked_t *weir_json_pick_end(weir_json_pick_t *pick)
 {
-    pick->picked.is_object = pick->result == WEIR_JSON_DONE;
+    bool is_object = pick->result == WEIR_JSON_DONE;
+    if (!is_object)
+        forget(&pick->picked);
+    pick->picked.is_object = is_object;
+    pick->picked.is_unreadable = !is_object && !pick->is_blank;
     return &pick->picked;
 }

@@ -63,6 +63,7 @@ void weir_json_scan_init(weir_json_scan_t *scan, void (*on_token)(void *context,
     scan->state = BEFORE_VALUE;
     scan->depth = 0;
     scan->surrogate = 0;
+    scan->is_open = false;
 }
 
 static uint64_t offset_of(const weir_json_scan_t *scan, const char *p)
@@ -160,6 +161,7 @@ static const char *begin_string(weir_json_scan_t *scan, const char *p, bool is_n
 {
     begin_text(scan, p, IN_STRING);
     scan->is_name = is_name;
+    scan->is_open = true;
     return p + 1;
 }
 
@@ -271,6 +273,7 @@ static const char *read_escape(weir_json_scan_t *scan, const char *p)
 static const char *end_string(weir_json_scan_t *scan, const char *p)
 {
     give_up_pair(scan);
+    scan->is_open = false;
     tell_text(scan, scan->is_name ? WEIR_JSON_TOKEN_NAME : WEIR_JSON_TOKEN_STRING, p + 1);
     if (scan->is_name)
         scan->state = BEFORE_COLON;
@@ -497,6 +500,11 @@ weir_json_result_t weir_json_scan_end(weir_json_scan_t *scan)
     else if (scan->state != IS_DONE)
         scan->state = IS_MALFORMED;
     return result_of(scan);
+}
+
+uint64_t weir_json_scan_open_bytes(const weir_json_scan_t *scan)
+{
+    return scan->is_open && !scan->is_name ? scan->offset - scan->token_at - 1 : 0;
 }
 
 /* Integers */

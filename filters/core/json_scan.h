@@ -50,6 +50,7 @@ typedef struct {
     const char *piece; /* what is being read */
     uint8_t state, literal, literal_at, unicode_left;
     bool is_name, is_long;
+    bool is_open; /* a string has begun and not ended */
     uint16_t depth;
     uint16_t unicode, surrogate; /* the escape that is being read; the first half of a pair that was read */
     uint16_t text_len;
@@ -67,6 +68,10 @@ void weir_json_scan_init(weir_json_scan_t *scan, void (*on_token)(void *context,
  * weir_json_scan_end. */
 weir_json_result_t weir_json_scan_feed(weir_json_scan_t *scan, const char *bytes, size_t len);
 weir_json_result_t weir_json_scan_end(weir_json_scan_t *scan); /* no more bytes: DONE or MALFORMED */
+
+/* Bytes, as written, of a string that has begun and not ended, nor will where it is malformed; 0: there is none, or it
+ * is a name. */
+uint64_t weir_json_scan_open_bytes(const weir_json_scan_t *scan);
 
 /* Whether all of it is what may stand behind a value: white space. */
 bool weir_json_is_space(const char *bytes, size_t len);

@@ -70,7 +70,7 @@ static void count(weir_usage_counts_t *counts, meaning_t meaning, int64_t tokens
                                [CACHED] = &counts->cached,
                                [CACHE_WRITE] = &counts->cache_write,
                                [OUTPUT] = &counts->output};
-    if (meaning >= INPUT && tokens >= 0)
+    if (tokens > *places[meaning])
         *places[meaning] = tokens;
 }
 
@@ -81,11 +81,18 @@ static void note_type(weir_usage_scan_t *usage, const weir_json_token_t *token)
     usage->only_deltas = strncmp(token->text, of_responses, sizeof(of_responses) - 1) == 0;
 }
 
-static void on_string(weir_usage_scan_t *usage, meaning_t meaning, const weir_json_token_t *token)
+/* Whether a string that is the value of `member` is generated text. */
+static bool is_text(const weir_usage_scan_t *usage)
 {
-    if (meaning == TYPE)
+    uint8_t meaning = members[usage->member].meaning;
+    return meaning == DELTA || (meaning == TEXT && !usage->only_deltas);
+}
+
+static void on_string(weir_usage_scan_t *usage, const weir_json_token_t *token)
+{
+    if (members[usage->member].meaning == TYPE)
         note_type(usage, token);
-    else if (meaning == DELTA || (meaning == TEXT && !usage->only_deltas))
+    else if (is_text(usage))
         usage->text_bytes += token->text_bytes;
 }
 
@@ -102,7 +109,7 @@ static void on_token(void *context, const weir_json_token_t *token)
     else if (token->kind == WEIR_JSON_TOKEN_NUMBER && meaning >= INPUT)
         count(&usage->counts, meaning, weir_json_integer(token));
     else if (token->kind == WEIR_JSON_TOKEN_STRING)
-        on_string(usage, meaning, token);
+        on_string(usage, token);
     usage->member = 0; /* elements of an array are no member's values */
 }
 
@@ -122,6 +129,17 @@ void weir_usage_scan_init(weir_usage_scan_t *usage, weir_usage_form_t form, weir
     begin_value(usage);
 }
 
+uint64_t weir_usage_scan_text_bytes(const weir_usage_scan_t *usage)
+{
+    return usage->text_bytes + (is_text(usage) ? weir_json_scan_open_bytes(&usage->scan) : 0);
+}
+
+static void end_event(weir_usage_scan_t *usage)
+{
+    usage->text_bytes = weir_usage_scan_text_bytes(usage);
+    begin_value(usage);
+}
+
 static void read_part(weir_usage_scan_t *usage, weir_event_part_t part, const char *bytes, size_t len)
 {
     if (part == WEIR_EVENT_PART_DATA)
@@ -129,7 +147,7 @@ static void read_part(weir_usage_scan_t *usage, weir_event_part_t part, const ch
     else if (part == WEIR_EVENT_PART_NEXT_DATA)
         weir_json_scan_feed(&usage->scan, "\n", 1);
     else if (part == WEIR_EVENT_PART_END)
-        begin_value(usage);
+        end_event(usage);
 }
 
 static void read_events(weir_usage_scan_t *usage, const char *bytes, size_t len)
@@ -143,12 +161,41 @@ static void read_events(weir_usage_scan_t *usage, const char *bytes, size_t len)
     }
 }
 
+/* How many of the bytes are of the mark; what is only the beginning of one is no JSON. */
+static size_t skip_mark(weir_usage_scan_t *usage, const char *bytes, size_t len)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    const uint8_t mark_len = sizeof(mark) - 1;
+    size_t count = 0;
+    while (count != len && usage->matched < mark_len && bytes[count] == mark[usage->matched]) {
+        ++usage->matched;
+        ++count;
+    }
+    if (count != len && usage->matched < mark_len) {
+        usage->result = usage->matched != 0 ? WEIR_JSON_MALFORMED : WEIR_JSON_MORE;
+        usage->matched = mark_len;
+    }
+    return count;
+}
+
+static void read_json(weir_usage_scan_t *usage, const char *bytes, size_t len)
+{
+    size_t at = skip_mark(usage, bytes, len);
+    if (usage->result == WEIR_JSON_MORE) {
+        uint64_t before = usage->scan.offset;
+        usage->result = weir_json_scan_feed(&usage->scan, bytes + at, len - at);
+        at += (size_t)(usage->scan.offset - before);
+    }
+    if (usage->result == WEIR_JSON_DONE && !weir_json_is_space(bytes + at, len - at))
+        usage->result = WEIR_JSON_MALFORMED;
+}
+
 void weir_usage_scan_feed(weir_usage_scan_t *usage, const char *bytes, size_t len)
 {
     if (usage->framing == WEIR_USAGE_EVENTS)
         read_events(usage, bytes, len);
-    else
-        weir_json_scan_feed(&usage->scan, bytes, len);
+    else if (len != 0)
+        read_json(usage, bytes, len);
 }
 
 bool weir_usage_scan_tell(const weir_usage_scan_t *usage, weir_usage_counts_t *counts)
@@ -157,4 +204,9 @@ bool weir_usage_scan_tell(const weir_usage_scan_t *usage, weir_usage_counts_t *c
     if (usage->form == WEIR_USAGE_OPENAI && counts->input >= 0 && counts->cached > 0)
         counts->input = counts->input > counts->cached ? counts->input - counts->cached : 0;
     return counts->input >= 0 || counts->output >= 0;
+}
+
+bool weir_usage_scan_is_broken(const weir_usage_scan_t *usage)
+{
+    return usage->result == WEIR_JSON_MALFORMED;
 }

@@ -9,7 +9,7 @@
 
 typedef struct {
     weir_json_result_t result;
-    uint64_t offset, hash, end;
+    uint64_t offset, hash, end, open_bytes;
     size_t count, begun;
     weir_json_picked_t picked;
 } reading_t;
@@ -62,6 +62,7 @@ static reading_t read_pieces(const uint8_t *data, size_t size, unsigned step)
         free(copy);
         at += len;
     }
+    reading.open_bytes = weir_json_scan_open_bytes(&scan);
     reading.result = weir_json_scan_end(&scan);
     reading.offset = scan.offset;
     memcpy(&reading.picked, weir_json_pick_end(&pick), sizeof(reading.picked));
@@ -171,6 +172,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         reading_t pieces = read_pieces(data + 1, size - 1, steps[i]);
         assert(memcmp(&pieces, &whole, sizeof(whole)) == 0);
     }
+    assert(whole.open_bytes <= whole.offset && (whole.open_bytes == 0 || whole.result == WEIR_JSON_MALFORMED));
     assert(whole.result == WEIR_JSON_MALFORMED || (whole.begun == 0 && whole.end == whole.offset));
     char *text = malloc(size);
     memcpy(text, data + 1, size - 1);
@@ -184,6 +186,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else {
         assert(!whole.picked.is_object);
     }
+    bool is_blank = weir_json_is_space(text, size - 1);
+    assert(whole.picked.is_unreadable == (!whole.picked.is_object && !is_blank));
+    assert(whole.picked.is_object || (whole.picked.model_len == 0 && whole.picked.max_tokens == -1));
     free(text);
     return 0;
 }

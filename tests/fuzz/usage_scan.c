@@ -9,7 +9,8 @@
 
 typedef struct {
     weir_usage_counts_t counts[4]; /* each form, each framing */
-    uint64_t text_bytes[2];
+    uint64_t text_bytes[2];        /* each framing */
+    bool is_broken[2];
     char *out;
     size_t out_len;
 } reading_t;
@@ -59,7 +60,8 @@ static reading_t read_pieces(const uint8_t *data, size_t size, unsigned step)
     for (unsigned i = 0; i != 4; ++i) {
         bool is_told = weir_usage_scan_tell(&usage[i], &reading.counts[i]);
         assert(is_told == (reading.counts[i].input >= 0 || reading.counts[i].output >= 0));
-        reading.text_bytes[i >> 1] = usage[i].text_bytes;
+        reading.text_bytes[i >> 1] = weir_usage_scan_text_bytes(&usage[i]);
+        reading.is_broken[i >> 1] = weir_usage_scan_is_broken(&usage[i]);
     }
     return reading;
 }
@@ -136,9 +138,10 @@ static void count_event(plain_t *plain)
     weir_usage_scan_init(&one, WEIR_USAGE_ANTHROPIC, WEIR_USAGE_JSON);
     one.counts = plain->counts;
     one.text_bytes = plain->text_bytes;
+    weir_usage_scan_feed(&one, " ", 1); /* a mark behind it is none */
     weir_usage_scan_feed(&one, plain->data, plain->data_len);
     plain->counts = one.counts;
-    plain->text_bytes = one.text_bytes;
+    plain->text_bytes = weir_usage_scan_text_bytes(&one);
 }
 
 static void end_event(plain_t *plain, const char *end)
@@ -207,6 +210,27 @@ static void compare_plainly(const reading_t *whole, const uint8_t *data, size_t 
     free(stream);
 }
 
+static void ignore(void *context, const weir_json_token_t *token)
+{
+}
+
+/* Nor the beginning of it. */
+static bool is_no_json(const uint8_t *data, size_t size)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    const char *text = (const char *)data;
+    size_t marked = size < 3 ? size : 3;
+    if (marked != 0 && memcmp(text, mark, marked) == 0) {
+        text += marked;
+        size -= marked;
+    }
+    weir_json_scan_t scan;
+    weir_json_scan_init(&scan, ignore, NULL);
+    weir_json_result_t result = weir_json_scan_feed(&scan, text, size);
+    return result == WEIR_JSON_MALFORMED ||
+           (result == WEIR_JSON_DONE && !weir_json_is_space(text + scan.offset, size - scan.offset));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1)
@@ -217,11 +241,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         reading_t pieces = read_pieces(data + 1, size - 1, steps[i]);
         for (unsigned k = 0; k != 4; ++k)
             assert(is_same(&pieces.counts[k], &whole.counts[k]) &&
-                   pieces.text_bytes[k >> 1] == whole.text_bytes[k >> 1]);
+                   pieces.text_bytes[k >> 1] == whole.text_bytes[k >> 1] &&
+                   pieces.is_broken[k >> 1] == whole.is_broken[k >> 1]);
         assert(pieces.out_len == whole.out_len && memcmp(pieces.out, whole.out, whole.out_len) == 0);
         free(pieces.out);
     }
     compare_plainly(&whole, data + 1, size - 1);
+    assert(whole.is_broken[WEIR_USAGE_JSON] == is_no_json(data + 1, size - 1) && !whole.is_broken[WEIR_USAGE_EVENTS]);
     free(whole.out);
     return 0;
 }

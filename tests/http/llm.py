@@ -278,4 +278,4 @@ class Gate:
         self.left.release(count)
 
     def open_all(self):
-        self.left.release(1_000_000)
+        self.left.release(10_000)

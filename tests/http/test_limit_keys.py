@@ -2,13 +2,15 @@
 limits in bytes of requests."""
 import contextlib
 import gzip
+import itertools
 import json
 import random
 import time
 
 import pytest
 
-from harness import LAST_CHUNK, NoResponse, base_config, chunk, connect, exchange, get, post, request, wait_until
+from harness import (LAST_CHUNK, NoResponse, SharedWeir, base_config, chunk, connect, exchange, get, post, request,
+                     wait_until)
 from support import Caller, in_parallel, limit_refusal, parse_limit_field, problem, rate_limit, routes
 
 JSON = ("Content-Type", "application/json")
@@ -42,17 +44,55 @@ def asking(model, **more):
 # -------------------------------------------------------------------------------------------------------------------- model
 
 
+BYTES = {"bucket": {"unit": "request_bytes", "rate": "1/h", "burst": 1000},
+         "window": {"unit": "request_bytes", "algorithm": "sliding_window", "limit": 1000, "window": "1h"},
+         "exact": {"unit": "request_bytes", "algorithm": "sliding_window", "limit": 1000, "window": "1h", "precision": "exact"}}
+_tenants = itertools.count()
+
+
+class View:
+    """A weir that many tests use, through a tenant that nobody used before."""
+
+    def __init__(self, w, up, target="/"):
+        self.w, self.up, self.target = w, up, target
+        self.tenant = ("X-Tenant-ID", f"tenant-{next(_tenants)}")
+
+    def __getattr__(self, name):
+        return getattr(self.w, name)
+
+    def raw(self, method="POST", headers=(), body=None, **kw):
+        return request(method, self.target, [self.tenant, JSON, *headers], body, **kw)
+
+    def post(self, body, headers=()):
+        return exchange(self.port, self.raw("POST", headers, body))
+
+    def admitted(self, count, body):
+        """How many of so many get through; the others are refused by the limit."""
+        answers = [self.post(body) for _ in range(count)]
+        for r in answers:
+            assert r.status == 200 or limit_refusal(r)
+        return [r.status for r in answers].count(200)
+
+
+@pytest.fixture(scope="module")
+def kept(shared_upstream):
+    limits = {"model": by("tenant", "model"), **BYTES}
+    config = base_config(shared_upstream.port, limits=limits)
+    config["listeners"]["in"]["routes"] = routes(*((f"/{name}", {"limits": [name]}) for name in limits))
+    with SharedWeir(config) as shared:
+        yield shared
+
+
 @pytest.fixture
-def by_model(start_weir, start_upstream):
-    up = start_upstream()
-    w = start_weir(limited(up, by("model")))
-    w.up = up
-    return w
+def by_model(kept, shared_upstream):
+    shared_upstream.clear()
+    with kept.borrowed() as w:
+        yield View(w, shared_upstream, "/model")
 
 
 def test_each_model_has_its_own(by_model):
     for model in ("gpt-5", "gpt-5-mini", "GPT-5", "gpt-5 ", "modèle", "x" * 200):
-        assert admitted(by_model, 4, "/", asking(model), [JSON]) == 2, model
+        assert by_model.admitted(4, asking(model)) == 2, model
 
 
 SAME = [b'{"model":"gpt-5"}', b'  {\r\n"model" \t:\n"gpt-5"\r\n}\n', b'{"model":"gpt\\u002d5"}', b'{"\\u006dodel":"gpt-5"}',
@@ -63,17 +103,17 @@ SAME = [b'{"model":"gpt-5"}', b'  {\r\n"model" \t:\n"gpt-5"\r\n}\n', b'{"model":
 
 @pytest.mark.parametrize("body", SAME)
 def test_the_same_model_however_it_is_written(by_model, body):
-    assert admitted(by_model, 2, "/", b'{"model": "gpt-5"}', [JSON]) == 2
-    assert admitted(by_model, 1, "/", body, [JSON]) == 0
-    assert admitted(by_model, 1, "/", b'{"model": "other"}', [JSON]) == 1
+    assert by_model.admitted(2, b'{"model": "gpt-5"}') == 2
+    assert by_model.admitted(1, body) == 0
+    assert by_model.admitted(1, b'{"model": "other"}') == 1
 
 
 @pytest.mark.parametrize("one,two", [(b'"a\\/b"', b'"a/b"'), (b'"\\u00e9"', '"é"'.encode()), (b'"\\ud83d\\ude00"', '"😀"'.encode()),
                                      (b'"a\\nb"', b'"a\\u000ab"'), (b'"a\\"b"', b'"a\\u0022b"')])
 def test_escapes_in_the_name(by_model, one, two):
     for body in (one, two):
-        assert post(by_model.port, "/", b'{"model": ' + body + b"}", [JSON]).status == 200
-    assert admitted(by_model, 2, "/", b'{"model": ' + two + b"}", [JSON]) == 0
+        assert by_model.post(b'{"model": ' + body + b"}").status == 200
+    assert by_model.admitted(2, b'{"model": ' + two + b"}") == 0
 
 
 @pytest.mark.parametrize("body", [None, b"", b"not json", b"[]", b'["model", "gpt-5"]', b'"gpt-5"', b"{}", b'{"a": 1}',
@@ -81,13 +121,13 @@ def test_escapes_in_the_name(by_model, one, two):
                                   gzip.compress(b'{"model":"gpt-5"}')])
 def test_without_a_model_all_are_one(by_model, body):
     """No body, another kind of body, and a model anywhere but in its place."""
-    assert admitted(by_model, 2, "/", b'{"model": "gpt-5"}', [JSON]) == 2
+    assert by_model.admitted(2, b'{"model": "gpt-5"}') == 2
     if body is None:
-        assert [get(by_model.port).status for _ in range(3)] == [200, 200, 429]
+        assert [exchange(by_model.port, by_model.raw("GET")).status for _ in range(3)] == [200, 200, 429]
     else:
-        assert admitted(by_model, 3, "/", body, [JSON]) == 2
+        assert by_model.admitted(3, body) == 2
         assert by_model.up.requests[-1].body == body
-    assert admitted(by_model, 2, "/", b'{"stream": false}', [JSON]) == 0
+    assert by_model.admitted(2, b'{"stream": false}') == 0
 
 
 @pytest.mark.parametrize("value", [b"null", b"5", b"-1.5e3", b"true", b"{}", b'{"model": "x"}', b'["gpt-5"]', b'""', b'"\\ud800"',
@@ -95,10 +135,10 @@ def test_without_a_model_all_are_one(by_model, body):
 def test_a_model_that_is_no_name(by_model, value):
     """Whatever it counts as: answered, bounded, and passed on as it was."""
     body = b'{"model": ' + value + b', "a": 1}'
-    statuses = [post(by_model.port, "/", body, [JSON]).status for _ in range(3)]
+    statuses = [by_model.post(body).status for _ in range(3)]
     assert statuses in ([200, 200, 429], [400] * 3), statuses
     assert all(q.body == body for q in by_model.up.requests)
-    assert admitted(by_model, 1, "/", asking("gpt-5"), [JSON]) == 1
+    assert by_model.admitted(1, asking("gpt-5")) == 1
 
 
 @pytest.mark.parametrize("how", ["byte by byte", "chunked", "chunks of one byte", "in the head's packet"])
@@ -108,23 +148,23 @@ def test_a_model_in_pieces(by_model, how):
     def ask():
         with connect(by_model.port) as c:
             if how == "byte by byte":
-                raw = request("POST", "/", [JSON], body)
+                raw = by_model.raw("POST", [], body)
                 for at in range(len(raw)):
                     c.send(raw[at:at + 1])
             elif how == "chunked":
-                c.send(request("POST", "/", [JSON], [body[:13], body[13:20], body[20:]], chunked=True))
+                c.send(by_model.raw("POST", [], [body[:13], body[13:20], body[20:]], chunked=True))
             elif how == "chunks of one byte":
-                c.send(request("POST", "/", [JSON, ("Transfer-Encoding", "chunked")]))
+                c.send(by_model.raw("POST", [("Transfer-Encoding", "chunked")]))
                 for at in range(len(body)):
                     c.send(chunk(body[at:at + 1]))
                 c.send(LAST_CHUNK)
             else:
-                c.send(request("POST", "/", [JSON], body))
+                c.send(by_model.raw("POST", [], body))
             return c.read_response("POST").status
 
     assert [ask() for _ in range(3)] == [200, 200, 429]
     assert all(q.body == body and q.complete for q in by_model.up.requests)
-    assert admitted(by_model, 1, "/", asking("other"), [JSON]) == 1
+    assert by_model.admitted(1, asking("other")) == 1
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
@@ -136,7 +176,7 @@ def test_a_megabyte_before_the_model(by_model, chunked):
         data = body(model)
         assert len(data) > 1 << 20
         pieces = [data[at:at + 30_000] for at in range(0, len(data), 30_000)] if chunked else data
-        raw = request("POST", "/", [JSON], pieces, chunked=chunked)
+        raw = by_model.raw("POST", [], pieces, chunked=chunked)
         assert [exchange(by_model.port, raw).status for _ in range(3)] == through
         assert by_model.up.requests[-1].body == data
 
@@ -145,13 +185,13 @@ def test_a_megabyte_before_the_model(by_model, chunked):
                                   b'{"model":null,"model":"b"}', b'{"model":{"model":1},"model":"b"}'])
 def test_a_body_with_model_twice_is_refused(by_model, body):
     """Two readers could take two models from it."""
-    for raw in (request("POST", "/", [JSON], body), request("POST", "/", [JSON], [body[:3], body[3:]], chunked=True)):
+    for raw in (by_model.raw("POST", [], body), by_model.raw("POST", [], [body[:3], body[3:]], chunked=True)):
         with connect(by_model.port) as c:
             c.send(raw)
             problem(c.read_response("POST"), 400, "malformed")
             assert c.wait_closed() in ("fin", "reset")
     assert by_model.up.heads == 0
-    assert admitted(by_model, 3, "/", asking("a"), [JSON]) == 2, "what is malformed takes nothing"
+    assert by_model.admitted(3, asking("a")) == 2, "what is malformed takes nothing"
 
 
 def test_tenant_and_model(start_weir, start_upstream):
@@ -191,14 +231,14 @@ def test_only_routes_that_need_the_body_wait_for_it(start_weir, start_upstream):
 def test_requests_that_are_pipelined_have_each_their_model(by_model):
     with connect(by_model.port) as c:
         for turn in range(3):
-            c.send(b"".join(request("POST", "/", [JSON], asking(m)) for m in ("a", "b", "c")) + request("GET", "/"))
+            c.send(b"".join(by_model.raw("POST", [], asking(m)) for m in ("a", "b", "c")) + by_model.raw("GET"))
             assert [c.read_response("POST").status for _ in range(4)] == [200 if turn < 2 else 429] * 4
 
 
 def test_a_caller_who_waits_to_be_asked(by_model):
     body = asking("a")
     with connect(by_model.port) as c:
-        c.send(request("POST", "/", [JSON, ("Expect", "100-continue"), ("Content-Length", str(len(body)))]))
+        c.send(by_model.raw("POST", [("Expect", "100-continue"), ("Content-Length", str(len(body)))]))
         assert c.read_head().status == 100
         c.send(body)
         assert c.read_response("POST").status == 200
@@ -208,11 +248,11 @@ def test_a_caller_who_waits_to_be_asked(by_model):
 def test_callers_who_leave_in_their_body(by_model):
     for _ in range(20):
         with connect(by_model.port) as c:
-            c.send(request("POST", "/", [JSON, ("Content-Length", "100")]) + b'{"model":"a",')
+            c.send(by_model.raw("POST", [("Content-Length", "100")]) + b'{"model":"a",')
             random.choice([c.close, c.reset, c.half_close])()
     by_model.wait_metric("weir_in_flight", 0)
     assert by_model.up.heads == 0
-    assert admitted(by_model, 3, "/", asking("a"), [JSON]) == 2
+    assert by_model.admitted(3, asking("a")) == 2
 
 
 # -------------------------------------------------------------------------------------------------------------- correlation
@@ -320,36 +360,43 @@ def test_an_exact_window_counts_down(start_weir, start_upstream):
         assert 3590 <= limit_refusal(r)[0] <= 3600, "exactly when the oldest leaves, not a slot later"
 
 
-@pytest.mark.parametrize("limit,window,pause", [(1, 0.3, 0.1), (3, 0.5, 0.12), (8, 0.4, 0.04)])
-def test_an_exact_window_against_the_exact_model(start_weir, start_upstream, limit, window, pause):
+def test_an_exact_window_against_the_exact_model(start_weir, start_upstream):
     """Never one over; and each refused one had `limit` others before it in its window. What is known of a decision is that
     it fell between sending and answer."""
-    w = start_weir(limited(start_upstream(), exact(limit, f"{int(window * 1000)}ms")))
-    dice, passed = random.Random(limit), []
-    with Caller(w.port) as caller:
-        for _ in range(120):
-            before = time.monotonic()
-            if passed and before - passed[0][0] > 3:
-                break
-            r = caller.get()
-            after = time.monotonic()
-            if r.status == 200:
-                passed.append((before, after))
-            else:
-                _, millis = limit_refusal(r)
-                inside = [p for p in passed if p[1] > before - window]
-                assert len(inside) >= limit, "refused without cause"
-                assert millis <= (inside[-limit][1] - before + window) * 1000 + 2, "a longer wait than the model's"
-            time.sleep(dice.random() * pause)
-    assert len(passed) > 2 * limit
-    for i in range(len(passed) - limit):
-        assert passed[i + limit][1] - passed[i][0] > window, "one over"
+    sizes = [(1, 0.3, 0.1), (3, 0.5, 0.12), (8, 0.4, 0.04)]
+    config = base_config(start_upstream().port, limits={f"of-{n}": exact(n, f"{int(w * 1000)}ms") for n, w, _ in sizes})
+    config["listeners"]["in"]["routes"] = routes(*((f"/{n}", {"limits": [f"of-{n}"]}) for n, _, _ in sizes))
+    w = start_weir(config)
+
+    def work(number):
+        limit, window, pause = sizes[number]
+        dice, passed = random.Random(limit), []
+        with Caller(w.port) as caller:
+            for _ in range(120):
+                before = time.monotonic()
+                if passed and before - passed[0][0] > 2.5:
+                    break
+                r = caller.get(f"/{limit}")
+                after = time.monotonic()
+                if r.status == 200:
+                    passed.append((before, after))
+                else:
+                    _, millis = limit_refusal(r)
+                    inside = [p for p in passed if p[1] > before - window]
+                    assert len(inside) >= limit, "refused without cause"
+                    assert millis <= (inside[-limit][1] - before + window) * 1000 + 2, "a longer wait than the model's"
+                time.sleep(dice.random() * pause)
+        assert len(passed) > 2 * limit
+        for i in range(len(passed) - limit):
+            assert passed[i + limit][1] - passed[i][0] > window, "one over"
+
+    in_parallel(len(sizes), work)
 
 
 def test_a_retry_when_an_exact_window_says(start_weir, start_upstream):
     w = start_weir(limited(start_upstream(), exact(2, "700ms")))
     with Caller(w.port) as caller:
-        for _ in range(3):
+        for _ in range(2):
             while (r := caller.get()).status == 200:
                 pass
             time.sleep(limit_refusal(r)[1] / 1000)
@@ -399,28 +446,26 @@ def test_slots_and_exact_are_two_words(start_weir, start_upstream):
 # ------------------------------------------------------------------------------------------------------------------- bytes
 
 
-BYTES = {"bucket": {"unit": "request_bytes", "rate": "1/h", "burst": 1000},
-         "window": {"unit": "request_bytes", "algorithm": "sliding_window", "limit": 1000, "window": "1h"},
-         "exact": {"unit": "request_bytes", "algorithm": "sliding_window", "limit": 1000, "window": "1h", "precision": "exact"}}
-
-
 @pytest.fixture(params=BYTES)
-def by_bytes(start_weir, start_upstream, request):
-    up = start_upstream()
-    w = start_weir(limited(up, BYTES[request.param]))
-    w.up = up
-    return w
+def by_bytes(kept, shared_upstream, request):
+    shared_upstream.clear()
+    with kept.borrowed() as w:
+        yield View(w, shared_upstream, f"/{request.param}")
 
 
 def upload(w, size, headers=()):
-    return exchange(w.port, request("POST", "/", headers, b"x" * size))
+    return exchange(w.port, raw_of(w)("POST", headers, b"x" * size))
+
+
+def raw_of(w):
+    return w.raw if isinstance(w, View) else lambda method, *args: request(method, "/", *args)
 
 
 def upload_in_chunks(w, size):
     """Nobody knows how many bytes it will be when the request is decided."""
     with connect(w.port) as c:
         seen = w.up.heads
-        c.send(request("POST", "/", [("Transfer-Encoding", "chunked")]))
+        c.send(raw_of(w)("POST", [("Transfer-Encoding", "chunked")]))
         wait_until(lambda: c.readable(0.005) or w.up.heads > seen, "a decision")
         for at in range(0, size, 100):
             c.send(chunk(b"x" * min(100, size - at)))
@@ -437,7 +482,7 @@ def test_bytes_that_are_declared(by_bytes):
     limit_refusal(r)
     assert "RateLimit" not in r.headers, "only limits in requests stand there"
     assert w.up.heads == 3
-    assert w.wait_log(status=429)["limit"] == "only"
+    assert w.wait_log(status=429, tenant=w.tenant[1])["limit"] == w.target[1:]
 
 
 def test_requests_without_a_body_cost_no_bytes(by_bytes):
@@ -445,9 +490,9 @@ def test_requests_without_a_body_cost_no_bytes(by_bytes):
     assert upload(w, 1000).status == 200
     assert upload(w, 1).status == 429
     for _ in range(5):
-        assert get(w.port).status == 200
+        assert exchange(w.port, w.raw("GET")).status == 200
         assert upload(w, 0).status == 200
-        assert exchange(w.port, request("DELETE", "/")).status == 200
+        assert exchange(w.port, w.raw("DELETE")).status == 200
 
 
 def test_a_body_larger_than_the_limit_itself(by_bytes):
@@ -471,7 +516,7 @@ def test_bytes_in_chunks_are_charged_when_they_came(by_bytes):
     for size in (1, 300):
         assert upload_in_chunks(w, size).status == 429
     assert upload(w, 1).status == 429
-    assert get(w.port).status == 200
+    assert exchange(w.port, w.raw("GET")).status == 200
     assert w.up.heads == 3
 
 
@@ -523,7 +568,7 @@ def test_a_length_no_counter_holds(by_bytes):
     w = by_bytes
     for length in ("2000", str(1 << 40), str((1 << 63) - 1)):
         with connect(w.port) as c, contextlib.suppress(NoResponse):
-            c.send(request("POST", "/", [("Content-Length", length)]))
+            c.send(w.raw("POST", [("Content-Length", length)]))
             assert c.read_response("POST").status in (413, 429)
     assert upload(w, 1000).status == 200
 

@@ -50,7 +50,6 @@ class AccessLog:
         self.path, self.lines, self.size = path, {}, 0
 
     def line_of(self, correlation_id):
-        """The line of one request: what there is to settle is settled then."""
         def find():
             with open(self.path, "rb") as file:
                 file.seek(self.size)
@@ -61,6 +60,19 @@ class AccessLog:
             return self.lines.get(correlation_id)
 
         return wait_until(find, f"the log line of {correlation_id}", every=0.001)
+
+
+class Line:
+    """One line of it, which may be yet to come."""
+
+    def __init__(self, log, correlation_id):
+        self.log, self.correlation_id = log, correlation_id
+
+    def __getitem__(self, name):
+        return self.log.line_of(self.correlation_id)[name]
+
+    def get(self, *args):
+        return self.log.line_of(self.correlation_id).get(*args)
 
 
 class View:
@@ -76,11 +88,13 @@ class View:
     def as_tenant(self, tenant):
         return View(self.weir, self.up, tenant, self.access)
 
-    def call(self, form, body=None, headers=()):
-        """One call to its end, and its line of the access log."""
+    def call(self, form, body=None, headers=(), in_flight=0):
+        """One call, until no more than so many are in flight; and its line of the access log, waited for when it is looked at."""
         name = fresh_id()
         raw = self.raw(form, form.ask() if body is None else body, [("X-Correlation-ID", name), *headers])
-        return exchange(self.port, raw), self.access.line_of(name)
+        r = exchange(self.port, raw)
+        self.wait_metric("weir_in_flight", lambda count: count <= in_flight)
+        return r, Line(self.access, name)
 
     def raw(self, form, body, headers=(), **kw):
         return request("POST", form.path, [*self.headers, JSON, *headers], body, **kw)
@@ -146,17 +160,17 @@ class Meter:
         self.full = self.left()
 
     def left(self):
-        name = fresh_id()
-        r = get(self.view.port, self.target, [*self.view.headers, ("X-Correlation-ID", name)])
+        r = get(self.view.port, self.target, self.view.headers)
         assert r.status in (404, 429), r
-        self.view.access.line_of(name)   # what it reserved for itself is given back
         return int(r.header("x-ratelimit-remaining-tokens"))
 
     def spent(self):
         return self.full - self.left()
 
-    def wait(self, tokens):
-        """Until exactly so many are spent or reserved since the beginning."""
+    def wait(self, tokens, in_flight=None):
+        """Until exactly so many are spent or reserved since the beginning; when so many are in flight, where that is given."""
+        if in_flight is not None:
+            self.view.wait_metric("weir_in_flight", in_flight)
         last = []
         with contextlib.suppress(AssertionError):
             wait_until(lambda: last.append(self.spent()) or last[-1] == tokens, timeout=4)
@@ -273,6 +287,7 @@ def test_a_fraction_of_a_token_is_not_free(shared):
     meter = Meter(w)
     for _ in range(10):
         w.call(FORMS["chat"])
+    w.wait_metric("weir_in_flight", 0)
     assert 5 <= meter.spent() <= 10
 
 
@@ -366,6 +381,7 @@ def test_interim_answers_and_answers_without_a_body(shared):
     meter.wait(55)
     body = FORMS["chat"].ask()
     assert w.call(FORMS["embeddings"], body)[0].status == 204
+    w.wait_metric("weir_in_flight", 0)
     assert 55 <= meter.spent() <= 55 + estimate(body)
 
 
@@ -413,6 +429,7 @@ def test_numbers_no_provider_would_report(shared):
         meter = Meter(view)
         r, _ = view.call(FORMS["chat"])
         assert r.status == 200 and r.body == text, r
+        w.wait_metric("weir_in_flight", 0)
         assert meter.spent() >= 0, text
 
 
@@ -440,6 +457,7 @@ def test_without_usage_something_is_charged(shared, name):
     meter = Meter(w)
     body = form.ask("b" * 400)
     w.call(form, body)
+    w.wait_metric("weir_in_flight", 0)
     spent = meter.spent()
     assert estimate(body) <= spent <= estimate(body) + 110
     assert w.metric("weir_llm_tokens_estimated_total", tenant=w.tenant) == spent
@@ -475,7 +493,7 @@ def test_an_error_of_the_upstream_costs_nothing(shared, name, status):
     r, _ = w.call(form, form.ask(max_tokens=5000))
     assert r.status == status and r.body == error_body(form.name, status)
     assert posts(w.up)
-    meter.wait(0)
+    meter.wait(0, in_flight=0)
     assert w.metric("weir_llm_tokens_total", tenant=w.tenant) == 0
 
 
@@ -501,7 +519,7 @@ def test_no_answer_costs_nothing(alone, how):
     meter = Meter(w)
     r, _ = w.call(FORMS["chat"], FORMS["chat"].ask(max_tokens=5000))
     assert r.status in (502, 504)
-    meter.wait(0)
+    meter.wait(0, in_flight=0)
 
 
 def test_a_body_too_large_costs_nothing(alone):
@@ -509,7 +527,7 @@ def test_a_body_too_large_costs_nothing(alone):
     meter = Meter(w)
     r, _ = w.call(FORMS["chat"], FORMS["chat"].ask("x" * 2000))
     assert (r.status, r.weir_reason) == (413, "body_too_large")
-    meter.wait(0)
+    meter.wait(0, in_flight=0)
     assert not posts(w.up)
 
 
@@ -520,7 +538,7 @@ def test_a_caller_who_never_finishes_his_body_costs_nothing(alone, connect):
     c.send(w.raw(FORMS["chat"], FORMS["chat"].ask(max_tokens=5000))[:-10])
     r = c.read_response("POST")
     assert (r.status, r.weir_reason) == (408, "timeout_client")
-    meter.wait(0)
+    meter.wait(0, in_flight=0)
     assert not posts(w.up)
 
 
@@ -556,10 +574,10 @@ def test_a_caller_who_leaves_before_the_first_byte_pays_nothing(shared, name, ho
         meter.wait(estimate(body, 5000))
         w.up.wait(lambda u: posts(u))
         LEAVE[how](c)
-        meter.wait(0)
+        meter.wait(0, in_flight=0)
     gate.open_all()
     w.wait_metric("weir_in_flight", 0)
-    meter.wait(0)
+    meter.wait(0, in_flight=0)
 
 
 @pytest.mark.parametrize("who", [*LEAVE, "upstream"])
@@ -614,7 +632,7 @@ def test_a_reservation_counts_while_it_is_in_flight(alone):
     c, gate = begun(w, form, llm, 2, body)
     with c:
         meter.wait(estimate(body, 600))
-        r, line = w.call(form, body)
+        r, line = w.call(form, body, in_flight=1)
         refusal(r)
         assert (line["reason"], line["limit"]) == ("limit", "tokens")
         assert int(r.header(HEADERS[0])) == 1000 and int(r.header(HEADERS[1])) == 1000 - estimate(body, 600)
@@ -653,6 +671,7 @@ def test_a_first_call_always_fits(alone):
         llm.before = gate = Gate()
         with connect(w.port) as c:
             seen = len(posts(w.up))
+            w.wait_metric("weir_in_flight", 0)
             c.send(view.raw(form, form.ask(max_tokens=tokens)))
             w.up.wait(lambda u: len(posts(u)) > seen)
             wait_until(lambda: get(w.port, "/probe", view.headers).status == 429, "the whole bucket to be reserved")
@@ -689,6 +708,7 @@ def test_what_fits_exactly_fits(alone):
         return form.ask(n_in=100, max_tokens=100 + total - estimate(base, 100))
 
     assert estimate(sized(601), 0) + json.loads(sized(601))["max_tokens"] == 601
+    w.wait_metric("weir_in_flight", 0)
     refusal(w.call(form, sized(601))[0])
     assert w.call(form, sized(600))[0].status == 200
     meter.wait(500)
@@ -1063,6 +1083,7 @@ def test_inject_where_the_upstream_does_not_know_it(shared):
     meter = Meter(w)
     r, _ = w.call(FORMS["chat stream"], UNASKED)
     assert r.body == b"".join(events("chat", None, ("x" * 40,), asked=False))
+    w.wait_metric("weir_in_flight", 0)
     assert meter.spent() > 0 and w.metric("weir_llm_tokens_estimated_total", tenant=w.tenant) > 0
 
 
@@ -1197,6 +1218,7 @@ def test_an_upstream_that_compresses_all_the_same(shared, inject):
     r, _ = w.call(FORMS["chat stream"], FORMS["chat stream"].ask("y" * 500))
     pieces = llm.pieces("chat", {"stream": True, "stream_options": {"include_usage": True}})[1]
     assert r.clean and r.body == b"".join(compressed(pieces)) and r.header("Content-Encoding") == "gzip"
+    w.wait_metric("weir_in_flight", 0)
     assert 73 <= meter.spent() <= 1000
 
 
@@ -1284,7 +1306,7 @@ def test_bodies_held_at_once_are_bounded(alone):
     meter, form = Meter(w), FORMS["chat"]
     r, _ = w.call(form, form.ask("x" * (3 << 20)))
     assert (r.status, r.weir_reason) == (503, "overloaded")
-    meter.wait(0)
+    meter.wait(0, in_flight=0)
     assert w.call(form, form.ask("x" * 100_000))[0].status == 200
 
 

@@ -24,7 +24,7 @@ static void try_worlds(sim_options_t options, world_options_t world, const char 
 
 int main(int argc, char **argv)
 {
-    sim_options_t options = sim_options(argc, argv, 1, 120);
+    sim_options_t options = sim_options(argc, argv, 1, 112);
     try_worlds(options, (world_options_t){.arrivals = 4000}, "limits answer as exact models do");
     options.rounds /= 2;
     try_worlds(options, (world_options_t){.arrivals = 4000, .has_many_slots = true},

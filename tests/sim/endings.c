@@ -37,7 +37,7 @@ static const char *failure_of(const world_figures_t *figures)
 
 int main(int argc, char **argv)
 {
-    sim_options_t options = sim_options(argc, argv, 100001, 210);
+    sim_options_t options = sim_options(argc, argv, 100001, 202);
     world_figures_t all = {0};
     char failure[700] = "", text[600];
     size_t failed = 0;

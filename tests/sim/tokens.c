@@ -8,13 +8,13 @@
 #include "judge.h"
 #include "model.h"
 
-enum { STREAMS = 20, YAML_MAX = 1024, RESERVED_MAX = 2000, BYTES_A_TOKEN = 4, BUDGET = 20000 };
+enum { STREAMS = 20, YAML_MAX = 1024, RESERVED_MAX = 1000, BYTES_A_TOKEN = 4, BUDGET = 20000 };
 
 typedef struct {
     judge_t *judge;
     bool is_bucket;
     int64_t end_ns;
-    unsigned times; /* what a call may come to, in reservations */
+    int64_t times; /* what a call may come to, in reservations */
     /* a ledger of its own */
     model_bucket_t bucket;
     model_window_t window;
@@ -44,9 +44,10 @@ static sim_call_t draw_call(sim_t *sim, const budget_t *budget)
     call.answer.shape = shapes[sim_below(random, 3)];
     call.answer.says_usage = !sim_one_in(random, 8);
     int64_t most_input = call.body_bytes / BYTES_A_TOKEN * budget->times;
-    call.answer.input = sim_between(random, 0, most_input);
+    int64_t most_output = call.max_tokens * budget->times; /* if it may be more than was reserved, it is */
+    call.answer.input = sim_between(random, budget->times == 1 ? 0 : most_input / 2, most_input);
     call.answer.cached = sim_between(random, 0, most_input - call.answer.input);
-    call.answer.output = sim_between(random, 0, call.max_tokens * budget->times);
+    call.answer.output = sim_between(random, budget->times == 1 ? 0 : most_output / 2, most_output);
     int64_t text_bytes = call.answer.output * BYTES_A_TOKEN; /* so that what an estimate comes to is not more */
     call.answer.text_bytes = text_bytes < SIM_TEXT_MAX ? (size_t)text_bytes : SIM_TEXT_MAX;
     if (sim_one_in(random, 4)) {
@@ -59,6 +60,17 @@ static sim_call_t draw_call(sim_t *sim, const budget_t *budget)
         call.reason = WEIR_REASON_RESET;
     }
     return call;
+}
+
+/* Reserves a twentieth of the budget and uses all that it may, for two seconds. */
+static void begin(sim_t *sim, const budget_t *budget)
+{
+    sim_call_t call = {.tenant = "acme", .model = "gpt-5", .leaves_ns = -1, .call_ns = S, .answer_ns = S};
+    call.body_bytes = RESERVED_MAX / 2 * BYTES_A_TOKEN;
+    call.max_tokens = RESERVED_MAX / 2;
+    call.answer = (sim_answer_t){.status = 200, .shape = SIM_OPENAI_CHAT_STREAM, .says_usage = true};
+    call.answer.input = call.answer.output = RESERVED_MAX / 2 * budget->times;
+    sim_arrive(sim, sim->now_ns, &call);
 }
 
 static void go_on(sim_t *sim, void *data)
@@ -158,7 +170,7 @@ static const char *check(const sim_t *sim, const budget_t *budget)
     return budget->given_back == 0 ? "nothing was given back" : NULL;
 }
 
-static void try_streams(uint64_t seed, const char *what, const char *limit, unsigned times)
+static void try_streams(uint64_t seed, const char *what, const char *limit, int64_t times)
 {
     budget_t budget;
     char title[128];
@@ -166,7 +178,7 @@ static void try_streams(uint64_t seed, const char *what, const char *limit, unsi
     budget.times = times;
     budget.end_ns = sim->now_ns + 4 * H;
     for (int i = 0; i < STREAMS; ++i)
-        go_on(sim, NULL);
+        begin(sim, &budget);
     judge_finish(budget.judge);
     snprintf(title, sizeof(title), "%d streams that use %s reserved, %s", STREAMS,
              times == 1 ? "at most what they" : "up to twice what they", what);
@@ -220,7 +232,7 @@ int main(int argc, char **argv)
     static const char exact[] = "algorithm: sliding_window, limit: 20000, window: 1m, precision: exact";
     sim_options_t options = sim_options(argc, argv, 1, 1);
     for (long round = 0; round < options.rounds; ++round) {
-        for (unsigned times = 1; times <= 2; ++times) {
+        for (int64_t times = 1; times <= 2; ++times) {
             try_streams(options.seed + (uint64_t)round, "token_bucket", bucket, times);
             try_streams(options.seed + (uint64_t)round, "sliding_window in slots", window, times);
             try_streams(options.seed + (uint64_t)round, "sliding_window, exact", exact, times);

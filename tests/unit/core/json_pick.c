@@ -47,6 +47,7 @@ static void assert_same(const weir_json_picked_t *a, weir_json_picked_t b)
 {
     assert_int_equal(a->is_object, b.is_object);
     assert_int_equal(a->is_ambiguous, b.is_ambiguous);
+    assert_int_equal(a->is_unreadable, b.is_unreadable);
     assert_int_equal(a->model_len, b.model_len);
     assert_memory_equal(a->model, b.model, a->model_len + 1);
     assert_int_equal(a->model_is_long, b.model_is_long);
@@ -116,37 +117,83 @@ static void test_what_is_an_object(void **state)
 {
     static const struct {
         const char *body;
-        bool is_object, is_empty;
+        bool is_object, is_empty, is_unreadable;
     } table[] = {
-        {"{}", true, true},
-        {" \t\r\n{ } \n", true, true},
-        {"{\"\":0}", true, false},
-        {"{\"a\":{}}", true, false},
-        {"", false, false},
-        {" ", false, false},
-        {"{", false, true},
-        {"{\"a\":1", false, false},
-        {"{} {}", false, true},
-        {"{}x", false, true},
-        {"{},", false, true},
-        {"{}\v", false, true},
-        {"{\"a\":NaN}", false, false},
-        {"{\"a\":01}", false, false},
-        {"{\"a\":1,}", false, false},
-        {"\xef\xbb\xbf{}", false, false},
-        {"[]", false, false},
-        {"[{}]", false, false},
-        {"\"{}\"", false, false},
-        {"1", false, false},
-        {"12 ", false, false},
-        {"null", false, false},
-        {"model=gpt-5&stream=true", false, false},
+        {"{}", true, true, false},           {" \t\r\n{ } \n", true, true, false},
+        {"{\"\":0}", true, false, false},    {"{\"a\":{}}", true, false, false},
+        {"", false, false, false},           {" ", false, false, false},
+        {" \r\n\t", false, false, false},    {"{", false, false, true},
+        {"{\"a\":1", false, false, true},    {"{} {}", false, false, true},
+        {"{}x", false, false, true},         {"{},", false, false, true},
+        {"{}\v", false, false, true},        {"\v", false, false, true},
+        {"{\"a\":NaN}", false, false, true}, {"{\"a\":01}", false, false, true},
+        {"{\"a\":1,}", false, false, true},  {"\xef\xbb\xbf{}", false, false, true},
+        {"[]", false, false, true},          {"[{}]", false, false, true},
+        {"\"{}\"", false, false, true},      {"1", false, false, true},
+        {"12 ", false, false, true},         {"n", false, false, true},
+        {"null", false, false, true},        {"model=gpt-5&stream=true", false, false, true},
     };
     for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i) {
         weir_json_picked_t picked = pick_text(table[i].body);
-        if (picked.is_object != table[i].is_object || picked.is_empty != table[i].is_empty)
-            fail_msg("%s: object %d, empty %d", table[i].body, picked.is_object, picked.is_empty);
+        if (picked.is_object != table[i].is_object || picked.is_empty != table[i].is_empty ||
+            picked.is_unreadable != table[i].is_unreadable)
+            fail_msg("%s: object %d, empty %d, unreadable %d", table[i].body, picked.is_object, picked.is_empty,
+                     picked.is_unreadable);
     }
+    weir_json_picked_t nul = pick_bytes("", 1);
+    assert_true(nul.is_unreadable);
+}
+
+static void assert_tells_nothing(weir_json_picked_t picked, bool is_ambiguous)
+{
+    assert_false(picked.is_object || picked.is_empty || picked.model_is_long || picked.is_stream);
+    assert_true(picked.is_unreadable);
+    assert_int_equal(picked.is_ambiguous, is_ambiguous);
+    assert_string_equal(picked.model, "");
+    assert_int_equal(picked.model_len, 0);
+    assert_true(picked.model_at == 0 && picked.model_end == 0);
+    assert_int_equal(picked.max_tokens, -1);
+    assert_int_equal(picked.stream_options, WEIR_JSON_ABSENT);
+    assert_int_equal(picked.include_usage, WEIR_JSON_ABSENT);
+    assert_true(picked.options_end == 0 && picked.include_usage_end == 0 && !picked.options_is_empty);
+}
+
+/* Another reader takes it, and goes on. */
+static void test_what_is_no_object_tells_nothing(void **state)
+{
+#define KNOWN "\"model\":\"r1\",\"max_tokens\":5,\"stream\":true,\"stream_options\":{\"include_usage\":true}"
+    static const struct {
+        const char *body;
+        bool is_ambiguous;
+    } table[] = {
+        {"{" KNOWN, false},
+        {"{" KNOWN ",\"z\":NaN,\"model\":\"gpt-5\"}", false},
+        {"{" KNOWN ",\"z\":-Infinity,\"model\":\"gpt-5\"}", false},
+        {"{" KNOWN ",\"z\":\"a\tb\",\"model\":\"gpt-5\"}", false},
+        {"{" KNOWN ",\"z\":1,}", false},
+        {"{" KNOWN "} x", false},
+        {"{" KNOWN "}{\"model\":\"gpt-5\"}", false},
+        {"{" KNOWN ",\"model\":\"gpt-5\",\"z\":NaN}", true},
+        {"{\"stream_options\":{}, NaN", false},
+        {"[{" KNOWN "}]", false},
+        {"\xef\xbb\xbf{" KNOWN "}", false},
+    };
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i)
+        assert_tells_nothing(pick_text(table[i].body), table[i].is_ambiguous);
+    char deep[2 * WEIR_JSON_DEPTH_MAX + 200];
+    size_t len = (size_t)sprintf(deep, "{" KNOWN ",\"z\":"), depth = WEIR_JSON_DEPTH_MAX;
+    memset(deep + len, '[', depth);
+    memset(deep + len + depth, ']', depth);
+    strcpy(deep + len + 2 * depth, ",\"model\":\"gpt-5\"}");
+    assert_tells_nothing(pick_text(deep), false);
+    memset(deep + len, ' ', 1);
+    memset(deep + len + 2 * depth - 1, ' ', 1);
+    assert_true(pick_text(deep).is_object && pick_text(deep).is_ambiguous);
+    char long_model[WEIR_MODEL_BYTES_MAX + 20] = "{\"model\":\"";
+    memset(long_model + 10, 'm', WEIR_MODEL_BYTES_MAX);
+    strcpy(long_model + 10 + WEIR_MODEL_BYTES_MAX, "\"");
+    assert_tells_nothing(pick_text(long_model), false);
+#undef KNOWN
 }
 
 /* Only the outermost object has members that count. */
@@ -181,7 +228,33 @@ static void test_ambiguous(void **state)
         {"{\"model\":\"a\",\"model\":\"b\"", true}, /* told though it is no object */
         {"{\"model\":\"a\",\"model\":\"b\"} x", true},
         {"{\"max_tokens\":1,\"max_completion_tokens\":1,\"max_output_tokens\":1}", false},
-        {"{\"model\":\"a\",\"Model\":\"b\",\"models\":1,\"mode\":2,\"model \":3,\"model\\u0000\":4,\"\":5}", false},
+        /* to readers that do not tell cases apart */
+        {"{\"model\":\"a\",\"Model\":\"b\"}", true},
+        {"{\"MODEL\":\"a\",\"x\":1,\"model\":\"b\"}", true},
+        {"{\"Model\":\"a\",\"mOdel\":\"b\"}", true},
+        {"{\"Model\":\"a\",\"Model\":\"b\"}", true},
+        {"{\"\\u004dodel\":\"a\",\"model\":\"b\"}", true},
+        {"{\"max_tokens\":1,\"MAX_TOKENS\":2}", true},
+        {"{\"Max_Completion_Tokens\":1,\"max_completion_tokens\":2}", true},
+        {"{\"max_output_tokens\":1,\"max_output_tokenS\":2}", true},
+        {"{\"max_tokens\":1,\"max_to\\u212aen\\u017f\":2}", true},
+        {"{\"max_tokens\":1,\"max_to\xe2\x84\xaa"
+         "en\xc5\xbf\":2}",
+         true},
+        {"{\"stream\":true,\"Stream\":false}", true},
+        {"{\"stream_options\":{},\"STREAM_options\":{}}", true},
+        {"{\"stream_options\":{\"include_usage\":true,\"Include_Usage\":false}}", true},
+        {"{\"Model\":\"a\",\"MAX_TOKENS\":1,\"Stream\":true,\"Stream_Options\":{\"include_usage\":1,\"include_usage\":"
+         "2}}",
+         false},
+        {"{\"Model\":\"a\",\"max_tokens\":1,\"Max_completion_tokens\":2}", false},
+        {"{\"model\":1,\"models\":1,\"Mode\":2,\"Model \":3,\"Model\\u0000\":4,\"\":5,\"MoDels\":6,\"m\xc3\xb6"
+         "del\":7}",
+         false},
+        {"{\"max_tokens\":1,\"max-tokens\":2,\"max\x7ftokens\":3,\"max_to\xe2\x84\xab"
+         "ens\":4}",
+         false},
+        {"{\"model\":\"a\",\"x\":{\"Model\":\"b\"}}", false},
         {"{\"model\":\"a\",\"x\":{\"model\":\"b\",\"model\":\"c\"}}", false},
         {"{\"a\":1,\"a\":2}", false},
         {"{\"include_usage\":1,\"include_usage\":2}", false},
@@ -210,8 +283,7 @@ static void test_models(void **state)
         {"{\"model\":-1.5 }", "", "-1.5"},
         {"{\"model\":[\"a\",{\"model\":\"b\"}] }", "", "[\"a\",{\"model\":\"b\"}]"},
         {"{\"model\":{\"model\":\"b\"}}", "", "{\"model\":\"b\"}"},
-        {"{\"model\":\"a\",\"messages\":", "a", "\"a\""},
-        {"{\"messages\":[],\"model\":\"a\"", "a", "\"a\""},
+        {"{\"Model\":\"a\"}", "", ""},
         {"{\"messages\":[],\"x\":\"a\"}", "", ""},
     };
     for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i) {
@@ -261,23 +333,46 @@ static void test_max_tokens(void **state)
         {"{\"max_completion_tokens\":7}", 7},
         {"{\"max_output_tokens\":7}", 7},
         {"{\"max_tokens\":5,\"max_completion_tokens\":7,\"max_output_tokens\":6}", 7},
-        {"{\"max_tokens\":7,\"max_completion_tokens\":null,\"max_output_tokens\":\"9\"}", 7},
+        {"{\"max_tokens\":7,\"max_completion_tokens\":null,\"max_output_tokens\":-1e3}", 7},
         {"{\"max_tokens\":7,\"max_completion_tokens\":-9}", 7},
         {"{\"max_tokens\":1e3}", 1000},
         {"{\"max_tokens\":100.0}", 100},
-        {"{\"max_tokens\":100.5}", -1},
         {"{\"max_tokens\":-1}", -1},
+        {"{\"max_tokens\":-0.5}", -1},
         {"{\"max_tokens\":null}", -1},
-        {"{\"max_tokens\":\"100\"}", -1},
-        {"{\"max_tokens\":true}", -1},
-        {"{\"max_tokens\":[100]}", -1},
-        {"{\"max_tokens\":{\"max_tokens\":100}}", -1},
+        {"{\"Max_Tokens\":100}", -1},
         {"{\"x\":{\"max_tokens\":100}}", -1},
         {"{\"max_tokens\":99999999999999999999999999}", WEIR_JSON_INTEGER_MAX},
+        /* what cannot be read */
+        {"{\"max_tokens\":100.5}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":1e-1}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":\"100\"}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":\"\"}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":true}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":false}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":[]}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":[100]}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":{\"max_tokens\":100}}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_tokens\":7,\"max_completion_tokens\":\"9\"}", WEIR_JSON_INTEGER_MAX},
+        {"{\"max_output_tokens\":{},\"max_tokens\":7}", WEIR_JSON_INTEGER_MAX},
     };
     for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i)
         if (pick_text(table[i].body).max_tokens != table[i].max_tokens)
             fail_msg("%s: %lld", table[i].body, (long long)pick_text(table[i].body).max_tokens);
+}
+
+/* More digits than are kept. */
+static void test_max_tokens_that_are_long(void **state)
+{
+    char body[2 * WEIR_JSON_TEXT_MAX], digits[WEIR_JSON_TEXT_MAX + 1];
+    memset(digits, '0', WEIR_JSON_TEXT_MAX);
+    digits[WEIR_JSON_TEXT_MAX] = '\0';
+    sprintf(body, "{\"max_tokens\":9%s}", digits);
+    assert_int_equal(pick_text(body).max_tokens, WEIR_JSON_INTEGER_MAX);
+    sprintf(body, "{\"max_tokens\":100.%s}", digits);
+    assert_int_equal(pick_text(body).max_tokens, WEIR_JSON_INTEGER_MAX);
+    sprintf(body, "{\"max_tokens\":-9%s}", digits);
+    assert_int_equal(pick_text(body).max_tokens, -1);
 }
 
 static void test_streams(void **state)
@@ -383,12 +478,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_chat_request),
         cmocka_unit_test(test_what_is_an_object),
+        cmocka_unit_test(test_what_is_no_object_tells_nothing),
         cmocka_unit_test(test_an_array_has_none),
         cmocka_unit_test(test_ambiguous),
         cmocka_unit_test(test_models),
         cmocka_unit_test(test_a_model_with_a_nul),
         cmocka_unit_test(test_long_models),
         cmocka_unit_test(test_max_tokens),
+        cmocka_unit_test(test_max_tokens_that_are_long),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_stream_options),
         cmocka_unit_test(test_when_to_go_on),

@@ -306,6 +306,49 @@ static void test_results_on_the_way(void **state)
     free(trace.text);
 }
 
+static void ignore(void *context, const weir_json_token_t *token)
+{
+}
+
+static void test_a_string_that_has_not_ended(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t open_bytes;
+    } table[] = {
+        {"", 0},
+        {" \"", 0},
+        {" \"ab", 2},
+        {"\"ab\\", 3},
+        {"\"ab\\u00", 6},
+        {"\"ab\\ud83d\\u", 10},
+        {"\"ab\"", 0},
+        {"{\"ab", 0},
+        {"{\"ab\":", 0},
+        {"{\"ab\":\"c", 1},
+        {"{\"ab\":\"c\",\"d", 0},
+        {"[\"a\",\"bcd", 3},
+        {"[\"a\",12", 0},
+        {"[\"a\",tru", 0},
+        /* malformed: up to there */
+        {"[\"abc\ndef", 3},
+        {"[\"abc\\xdef", 4},
+        {"{\"abc\n", 0},
+        {"[\"abc\" x", 0},
+    };
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i)
+        for (size_t len = strlen(table[i].text), at = 0; at <= len; ++at) {
+            weir_json_scan_t scan;
+            memset(&scan, 0xa5, sizeof(scan));
+            weir_json_scan_init(&scan, ignore, NULL);
+            feed_copy(&scan, table[i].text, at);
+            feed_copy(&scan, table[i].text + at, len - at);
+            if (weir_json_scan_open_bytes(&scan) != table[i].open_bytes)
+                fail_msg("%s cut at %zu: %llu", table[i].text, at,
+                         (unsigned long long)weir_json_scan_open_bytes(&scan));
+        }
+}
+
 static void test_depth(void **state)
 {
     enum { MOST = WEIR_JSON_DEPTH_MAX };
@@ -636,6 +679,7 @@ int main(void)
         cmocka_unit_test(test_what_is_not_json),
         cmocka_unit_test(test_the_end_of_the_value),
         cmocka_unit_test(test_results_on_the_way),
+        cmocka_unit_test(test_a_string_that_has_not_ended),
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_long_text),
         cmocka_unit_test(test_every_byte_in_a_string),

@@ -74,6 +74,7 @@ typedef struct {
     bool is_told;
     weir_usage_counts_t counts;
     uint64_t text_bytes;
+    bool is_broken;
 } told_t;
 
 /* In memory of just its length, so that a read beyond it is seen. */
@@ -87,7 +88,7 @@ static void feed_copy(weir_usage_scan_t *usage, const char *bytes, size_t len)
 
 static told_t tell(const weir_usage_scan_t *usage)
 {
-    told_t told = {.text_bytes = usage->text_bytes};
+    told_t told = {.text_bytes = weir_usage_scan_text_bytes(usage), .is_broken = weir_usage_scan_is_broken(usage)};
     told.is_told = weir_usage_scan_tell(usage, &told.counts);
     return told;
 }
@@ -129,6 +130,7 @@ static void assert_same(told_t a, told_t b)
     assert_int_equal(a.counts.cache_write, b.counts.cache_write);
     assert_int_equal(a.counts.output, b.counts.output);
     assert_int_equal(a.text_bytes, b.text_bytes);
+    assert_int_equal(a.is_broken, b.is_broken);
 }
 
 /* All at once; and cut in all ways it is the same. */
@@ -229,7 +231,7 @@ static void test_json(void **state)
         {"{\"usage\":{\"prompt_tokens\":[8],\"completion_tokens\":{\"completion_tokens\":8}}}",
          {false, {-1, -1, -1, -1}, 0}},
         {"{\"usage\":{\"prompt_tokens\":8,\"prompt_tokens\":null}}", {true, {8, -1, -1, -1}, 0}},
-        {"{\"usage\":{\"prompt_tokens\":8,\"prompt_tokens\":0}}", {true, {0, -1, -1, -1}, 0}},
+        {"{\"usage\":{\"prompt_tokens\":8,\"prompt_tokens\":0}}", {true, {8, -1, -1, -1}, 0}},
         {"{\"usage\":{\"prompt_tokens\":99999999999999999999999}}", {true, {WEIR_JSON_INTEGER_MAX, -1, -1, -1}, 0}},
         /* not there */
         {"[{\"usage\":{\"prompt_tokens\":8}}]", {false, {-1, -1, -1, -1}, 0}},
@@ -251,10 +253,28 @@ static void test_json(void **state)
          "\"input_tokens\":8}}}",
          {true, {7, 1, -1, -1}, 0}},
         /* broken: what came before counts */
-        {"{\"usage\":{\"prompt_tokens\":8,}", {true, {8, -1, -1, -1}, 0}},
-        {"{\"usage\":{\"prompt_tokens\":8}} {\"usage\":{\"prompt_tokens\":9}}", {true, {8, -1, -1, -1}, 0}},
+        {"{\"usage\":{\"prompt_tokens\":8,}", {true, {8, -1, -1, -1}, 0, true}},
+        {"{\"usage\":{\"prompt_tokens\":8}} {\"usage\":{\"prompt_tokens\":9}}", {true, {8, -1, -1, -1}, 0, true}},
         {"{\"usage\":{\"prompt_tokens\":8", {false, {-1, -1, -1, -1}, 0}},
-        {"{\"usage\":{\"prompt_tokens\":08}}", {false, {-1, -1, -1, -1}, 0}},
+        {"{\"usage\":{\"prompt_tokens\":08}}", {false, {-1, -1, -1, -1}, 0, true}},
+        {"{\"text\":\"abc\ndef\"}", {false, {-1, -1, -1, -1}, 3, true}},
+        {"{\"text\":\"abc\",\"x\":NaN,\"text\":\"def\"}", {false, {-1, -1, -1, -1}, 3, true}},
+        {"Hello", {false, {-1, -1, -1, -1}, 0, true}},
+        {"\xff\xfb\x90", {false, {-1, -1, -1, -1}, 0, true}},
+        {" \r\n", {false, {-1, -1, -1, -1}, 0}},
+        {"12", {false, {-1, -1, -1, -1}, 0}},
+        {"12 monkeys", {false, {-1, -1, -1, -1}, 0, true}},
+        {"{} \r\n\t", {false, {-1, -1, -1, -1}, 0}},
+        {"{}\n{}", {false, {-1, -1, -1, -1}, 0, true}},
+        /* a byte order mark */
+        {"\xef\xbb\xbf{\"text\":\"abc\",\"usage\":{\"prompt_tokens\":8}}", {true, {8, -1, -1, -1}, 3}},
+        {"\xef\xbb\xbf \"x\"", {false, {-1, -1, -1, -1}, 0}},
+        {"\xef\xbb\xbf", {false, {-1, -1, -1, -1}, 0}},
+        {"\xef\xbb", {false, {-1, -1, -1, -1}, 0}},
+        {"\xef\xbb{\"text\":\"abc\"}", {false, {-1, -1, -1, -1}, 0, true}},
+        {"\xef{\"text\":\"abc\"}", {false, {-1, -1, -1, -1}, 0, true}},
+        {"\xef\xbb\xbf\xef\xbb\xbf{}", {false, {-1, -1, -1, -1}, 0, true}},
+        {" \xef\xbb\xbf{}", {false, {-1, -1, -1, -1}, 0, true}},
         /* text */
         {"{\"text\":\"abc\",\"delta\":\"de\",\"x\":\"no\",\"content\":[\"no\",{\"output_text\":\"f\"},\"no\"]}",
          {false, {-1, -1, -1, -1}, 6}},
@@ -264,7 +284,17 @@ static void test_json(void **state)
          {false, {-1, -1, -1, -1}, 6}},
         {"[[{\"content\":\"\\u4e2d\xe4\xb8\xad\"}]]", {false, {-1, -1, -1, -1}, 9}},
         {"{\"content\":null,\"text\":5,\"delta\":{\"type\":\"no\"},\"type\":\"no\"}", {false, {-1, -1, -1, -1}, 0}},
-        {"{\"text\":\"whole\",\"content\":\"not who", {false, {-1, -1, -1, -1}, 5}},
+        /* cut in a string */
+        {"{\"text\":\"whole\",\"content\":\"not who", {false, {-1, -1, -1, -1}, 5 + 7}},
+        {"{\"text\":\"", {false, {-1, -1, -1, -1}, 0}},
+        {"{\"text\":\"a\\u4e", {false, {-1, -1, -1, -1}, 5}},
+        {"{\"text\":\"a\\", {false, {-1, -1, -1, -1}, 2}},
+        {"{\"text\":\"a\",\"text", {false, {-1, -1, -1, -1}, 1}},
+        {"{\"text\":\"a\",\"id\":\"not", {false, {-1, -1, -1, -1}, 1}},
+        {"{\"content\":[\"not", {false, {-1, -1, -1, -1}, 0}},
+        {"{\"content\":[{\"text\":\"yes", {false, {-1, -1, -1, -1}, 3}},
+        {"{\"type\":\"response.output_text.done\",\"text\":\"not", {false, {-1, -1, -1, -1}, 0}},
+        {"{\"type\":\"response.output_text.delta\",\"delta\":\"yes", {false, {-1, -1, -1, -1}, 3}},
     };
     for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i)
         assert_same(scan(OPENAI, JSON, table[i].answer), table[i].told);
@@ -290,8 +320,10 @@ static void test_events(void **state)
         {": comment\nid: 1\nevent: x\nretry: 5\ndata: " GOOD "\nid: 2\n\n", 8},
         {"data: {\"usage\":{\n: comment\ndata:\nevent: x\ndata:\"prompt_tokens\"\ndata\ndata: : 8 \r\ndata:}}\n\n", 8},
         {"data\ndata: " GOOD "\n\n", 8},
-        /* the last one counts */
+        /* the largest one counts */
         {"data: {\"usage\":{\"prompt_tokens\":5}}\n\ndata: " GOOD "\n\n", 8},
+        {"data: " GOOD "\n\ndata: {\"usage\":{\"prompt_tokens\":5}}\n\n", 8},
+        {"data: " GOOD "\n\ndata: {\"usage\":{\"prompt_tokens\":0}}\n\n", 8},
         {"data: " GOOD "\n\ndata: {\"usage\":null}\n\ndata: [DONE]\n\n", 8},
         /* what breaks spoils no other event */
         {"data: {\"usage\":{\"prompt_tokens\":x}}\n\ndata: " GOOD "\n\n", 8},
@@ -336,6 +368,61 @@ static void test_events(void **state)
 #undef GOOD
 }
 
+/* Each count by itself: a chunk that says 0 of all takes nothing back. */
+static void test_counts_are_cumulative(void **state)
+{
+    static const char anthropic[] =
+        "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":70,\"cache_read_input_tokens\":30,"
+        "\"cache_creation_input_tokens\":5,\"output_tokens\":1}}}\n\n"
+        "data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":5000}}\n\n"
+        "data: {\"type\":\"message_delta\",\"usage\":{\"input_tokens\":0,\"cache_read_input_tokens\":0,"
+        "\"cache_creation_input_tokens\":9,\"output_tokens\":0}}\n\n";
+    static const char openai[] = "data: {\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":5000,"
+                                 "\"prompt_tokens_details\":{\"cached_tokens\":30}}}\n\n"
+                                 "data: {\"usage\":{\"prompt_tokens\":0,\"completion_tokens\":0,"
+                                 "\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\n";
+    assert_same(scan(ANTHROPIC, EVENTS, anthropic), (told_t){true, {70, 30, 9, 5000}, 0});
+    assert_same(scan(OPENAI, EVENTS, openai), (told_t){true, {70, 30, -1, 5000}, 0});
+}
+
+/* Wherever a stream ends, what the caller saw of its text counts, as if the string had ended there; and no byte takes
+ * something back. */
+static void test_text_of_streams_that_end_early(void **state)
+{
+    static const struct {
+        unsigned form;
+        const char *answer;
+        uint64_t text_bytes;
+    } table[] = {{OPENAI, openai_events, 5}, {OPENAI, responses_events, 5}, {ANTHROPIC, anthropic_events, 5 + 4}};
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i) {
+        uint64_t before = 0;
+        for (size_t len = 1; len <= strlen(table[i].answer); ++len) {
+            told_t told = scan_cut(table[i].form, EVENTS, table[i].answer, len, len / 2);
+            assert_true(told.text_bytes == before || told.text_bytes == before + 1);
+            before = told.text_bytes;
+        }
+        assert_int_equal(before, table[i].text_bytes);
+    }
+}
+
+/* It counts as far as it came. */
+static void test_events_that_end_in_a_string(void **state)
+{
+    static const struct {
+        const char *answer;
+        uint64_t text_bytes;
+    } table[] = {
+        {"data: {\"text\":\"abc", 3},
+        {"data: {\"text\":\"abc\n", 3},
+        {"data: {\"text\":\"abc\n\n", 3},
+        {"data: {\"text\":\"abc\n\ndata: {\"text\":\"de", 5},
+        {"data: {\"text\":\"abc\ndata: de\"}\n\n", 3}, /* a line feed in a string */
+        {"data: {\"id\":\"abc\n\ndata: {\"delta\":\"de\"}\n\n", 2},
+    };
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i)
+        assert_same(scan(OPENAI, EVENTS, table[i].answer), (told_t){false, {-1, -1, -1, -1}, table[i].text_bytes});
+}
+
 static void test_too_deep(void **state)
 {
     char answer[2000] = "data: {\"usage\":{\"output_tokens\":7},\"a\":";
@@ -368,10 +455,16 @@ static void test_forms(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers),  cmocka_unit_test(test_streams_that_end_early),
-        cmocka_unit_test(test_json),     cmocka_unit_test(test_events),
-        cmocka_unit_test(test_too_deep), cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_streams_that_end_early),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_events),
+        cmocka_unit_test(test_too_deep),
+        cmocka_unit_test(test_nothing),
         cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_counts_are_cumulative),
+        cmocka_unit_test(test_text_of_streams_that_end_early),
+        cmocka_unit_test(test_events_that_end_in_a_string),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -269,7 +269,8 @@ static void test_every_request_is_named(void **state)
         {"X-Tenant-ID: acme\nX-Request-ID: r", false, P, 0, "acme", "X-Correlation-ID: r\n"},
         {"", false, A, WEIR_REASON_TENANT_MISSING, "", "X-Correlation-ID: " TEST_NEW_ID "\n"},
     };
-    weir_store_t *store = weir_memory_store_create((const uint8_t[64]){1, 2, 3}, (weir_store_teller_t){tell_nobody, NULL});
+    weir_store_t *store =
+        weir_memory_store_create((const uint8_t[64]){1, 2, 3}, (weir_store_teller_t){tell_nobody, NULL});
     for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i) {
         test_request_t *test = test_request_create();
         weir_answer_t answer = {.status = 200, .add = on_add};

@@ -180,6 +180,36 @@ static void test_the_reason_where_several_refuse(void **state)
     stop(store, filter);
 }
 
+/* Displaced, and by then something else is used up as well. */
+static void test_the_reason_of_one_who_gave_way(void **state)
+{
+    set_key(add_bucket("daily", 1, D, 2), NULL, 0);
+    set_key(add_slots("slots", 1, 2, S), NULL, 0);
+    set_key(add_slots("others", 9, 0, 0), NULL, 0);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    asked_t running, waiting[2], other, last;
+    come(filter, &running, '0', STR("acme"), S);
+    come(filter, &waiting[0], '1', STR("acme"), S);
+    come(filter, &waiting[1], '2', STR("acme"), S);
+    come(filter, &other, '3', STR("other"), S);
+    assert_string_equal(told, "2");
+    end(filter, &running, S);
+    assert_int_equal(wake(filter, &waiting[0], S).kind, WEIR_PASS);
+    weir_verdict_t verdict = wake(filter, &waiting[1], S);
+    assert_int_equal(verdict.reason, WEIR_REASON_LIMIT);
+    assert_int_equal(verdict.violated_count, 2);
+    assert_int_equal(verdict.retry_after_ns, D);
+    end(filter, &waiting[0], S);
+    assert_string_equal(told, "213");
+    verdict = wake(filter, &other, S);
+    assert_int_equal(verdict.reason, WEIR_REASON_LIMIT);
+    assert_int_equal(verdict.violated_count, 1);
+    assert_int_equal(come(filter, &last, '4', STR("acme"), S + D).kind, WEIR_PASS);
+    end(filter, &last, S + D);
+    stop(store, filter);
+}
+
 static void test_without_a_queue_it_is_the_limit(void **state)
 {
     add_slots("slots", 1, 0, 0);
@@ -353,6 +383,7 @@ int main(void)
         cmocka_unit_test_setup(test_a_full_queue_and_one_who_gave_way, set_up),
         cmocka_unit_test_setup(test_it_ends_while_it_waits, set_up),
         cmocka_unit_test_setup(test_the_reason_where_several_refuse, set_up),
+        cmocka_unit_test_setup(test_the_reason_of_one_who_gave_way, set_up),
         cmocka_unit_test_setup(test_without_a_queue_it_is_the_limit, set_up),
         cmocka_unit_test_setup(test_from_one_queue_to_the_next, set_up),
         cmocka_unit_test_setup(test_a_wait_of_0_is_no_wait, set_up),

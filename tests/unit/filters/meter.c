@@ -111,7 +111,13 @@ static void without_a_word_bytes_are_counted(void **state)
     (void)test_request_admit(test, &weir_filter_meter);
     answer(test, 200, "application/json", "gzip");
     tap(test, "not json at all");
-    assert_string_equal(end(test, WEIR_REASON_NONE), "~10 0 0 ~0 10");
+    assert_string_equal(end(test, WEIR_REASON_NONE), "~10 0 0 ~4 14");
+
+    test = begin(WEIR_DIALECT_OPENAI); /* not what it says it is */
+    (void)test_request_admit(test, &weir_filter_meter);
+    answer(test, 200, "application/json", NULL);
+    tap(test, "data: {}\n\n");
+    assert_string_equal(end(test, WEIR_REASON_NONE), "~10 0 0 ~3 13");
 }
 
 static void embeddings_have_no_output(void **state)
