@@ -443,21 +443,53 @@ static bool is_token(const char *text)
     return true;
 }
 
+static bool is_one_of(const char *text, const char *const *names)
+{
+    while (*names != NULL && strcasecmp(text, *names) != 0)
+        ++names;
+    return *names != NULL;
+}
+
+static bool has_prefix(const char *text, const char *prefix)
+{
+    return strncasecmp(text, prefix, strlen(prefix)) == 0;
+}
+
+/* These say how a message is carried; a request as a whole has none of them (RFC 9110, 7.6.1). */
+static const char *const framing_names[] = {"connection", "content-length", "keep-alive",        "proxy-connection",
+                                            "te",         "trailer",        "transfer-encoding", "upgrade",
+                                            NULL};
+
 const char *weir_conf_parse_header(const char *text)
 {
-    return is_token(text) ? NULL : "write the name of a header field, such as X-Tenant-ID";
+    return is_token(text) ? NULL : "write the name of a header field";
 }
 
 const char *weir_conf_parse_own_header(const char *text)
 {
-    static const char *const taken[] = {
-        "connection", "content-length", "content-type",      "cookie",     "date", "expect",
-        "host",       "keep-alive",     "proxy-connection",  "set-cookie", "te",   "traceparent",
-        "tracestate", "trailer",        "transfer-encoding", "upgrade",    "via"};
-    for (size_t i = 0; i < sizeof(taken) / sizeof(*taken); ++i)
-        if (strcasecmp(taken[i], text) == 0)
-            return "write a name that HTTP gives no other meaning, such as X-Tenant-ID";
+    static const char *const taken[] = {"content-type", "cookie",      "date",       "expect", "host",
+                                        "set-cookie",   "traceparent", "tracestate", "via",    NULL};
+    if (is_one_of(text, framing_names) || is_one_of(text, taken))
+        return "write a name that HTTP gives no other meaning";
     return weir_conf_parse_header(text);
+}
+
+const char *weir_conf_parse_key_header(const char *text)
+{
+    if (strcasecmp(text, "host") == 0)
+        return "write route in place of it, and a route with a host for each that counts by itself";
+    if (is_one_of(text, framing_names))
+        return "write one that says something of the caller, such as X-Plan";
+    return weir_conf_parse_header(text);
+}
+
+const char *weir_conf_parse_priority_header(const char *text)
+{
+    static const char *const needed[] = {"api-key", "authorization", "proxy-authorization", "x-api-key", NULL};
+    bool is_taken = is_one_of(text, needed) || has_prefix(text, "accept") || has_prefix(text, "content-");
+    if (is_taken || !is_token(text) || weir_conf_parse_own_header(text) != NULL)
+        return "write a name that HTTP gives no other meaning, such as X-Priority";
+    return NULL;
 }
 
 const char *weir_conf_parse_method(const char *text)

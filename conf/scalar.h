@@ -23,10 +23,12 @@ const char *weir_conf_parse_cidr(const char *text, weir_conf_cidr_t *cidr);
 const char *weir_conf_parse_address(const char *text, weir_conf_arena_t *arena, weir_conf_address_t *address);
 const char *weir_conf_parse_url(const char *text, weir_conf_arena_t *arena, weir_conf_url_t *url, const char **prefix);
 const char *weir_conf_parse_prefix(const char *text);
-const char *weir_conf_parse_path(const char *text);       /* of a route */
-const char *weir_conf_parse_host_name(const char *text);  /* a name or an address; an IPv6 one in brackets */
-const char *weir_conf_parse_header(const char *text);     /* a field's name (RFC 9110, 5.1) */
-const char *weir_conf_parse_own_header(const char *text); /* one that weir may write */
+const char *weir_conf_parse_path(const char *text);            /* of a route */
+const char *weir_conf_parse_host_name(const char *text);       /* a name or an address; an IPv6 one in brackets */
+const char *weir_conf_parse_header(const char *text);          /* a field's name (RFC 9110, 5.1) */
+const char *weir_conf_parse_own_header(const char *text);      /* one that weir may write */
+const char *weir_conf_parse_key_header(const char *text);      /* one that requests may be counted by */
+const char *weir_conf_parse_priority_header(const char *text); /* one that weir may take away, too */
 const char *weir_conf_parse_method(const char *text);
 const char *weir_conf_parse_name(const char *text); /* of limits, upstreams, listeners */
 const char *weir_conf_parse_tenant(const char *text);

@@ -50,8 +50,9 @@ const char *weir_conf_load_header(weir_conf_load_t *load, const weir_conf_node_t
     const char *right = text != NULL ? parse(text) : NULL;
     if (right == NULL && text != NULL && strlen(text) > 64)
         right = "write a name of at most 64 characters";
+    bool is_header = text != NULL && weir_conf_parse_header(text) == NULL;
     if (right != NULL)
-        weir_conf_fail_value(load, node, weir_conf_type_header.what, right);
+        weir_conf_fail_value(load, node, is_header ? "a header for this" : weir_conf_type_header.what, right);
     return text != NULL && right == NULL ? weir_conf_keep(load, text) : NULL;
 }
 

@@ -332,7 +332,7 @@ static bool load_key_part(weir_conf_load_t *load, const weir_conf_node_t *node, 
     size_t index;
     const weir_conf_node_t *header = only_field(load, node, key_what, key_right, names, 1, &index);
     part->kind = WEIR_KEY_HEADER;
-    part->header = header != NULL ? weir_conf_load_header(load, header, weir_conf_parse_header) : NULL;
+    part->header = header != NULL ? weir_conf_load_header(load, header, weir_conf_parse_key_header) : NULL;
     return part->header != NULL;
 }
 
@@ -401,7 +401,8 @@ PARSE(priority)
     size_t index;
     const weir_conf_node_t *header = only_field(load, node, field->type->what, field->type->right, names, 1, &index);
     if (header != NULL)
-        *(const char **)weir_conf_member(field, row) = weir_conf_load_header(load, header, weir_conf_parse_own_header);
+        *(const char **)weir_conf_member(field, row) =
+            weir_conf_load_header(load, header, weir_conf_parse_priority_header);
 }
 
 PRINT(priority)

@@ -102,9 +102,9 @@ SCHEMA(tenant_or_refuse)
 /* ---- the types ---- */
 
 DEFINE_TYPE(text, "a text", "write a text", "bytes", parse_text, weir_conf_print_text_field, schema_text)
-DEFINE_TYPE(header, "a header's name", "write one, such as X-Tenant-ID", "bytes", parse_header,
+DEFINE_TYPE(header, "a header's name", "write the name of a header field", "bytes", parse_header,
             weir_conf_print_text_field, schema_header)
-DEFINE_TYPE(own_header, "a header's name", "write one, such as X-Correlation-ID", "bytes", parse_own_header,
+DEFINE_TYPE(own_header, "a header's name", "write the name of a header field", "bytes", parse_own_header,
             weir_conf_print_text_field, schema_header)
 DEFINE_TYPE(secret, "a token", "write visible ASCII characters without spaces", "bytes", parse_secret, print_secret,
             schema_secret)

@@ -2,10 +2,13 @@
 #include "limit.h"
 
 #include <assert.h>
+#include <stdio.h>
+#include <string.h>
 #include "fields.h"
 #include "limit_plan.h"
 
-/*   OPEN --body--> asked --> PENDING --> asked again ...
+/*   OPEN --early--> REFUSED
+ *   OPEN --body--> asked --> PENDING --> asked again ...
  *                    |----> QUEUED ---> asked again, or REFUSED for it took too long
  *                    '----> CHARGED, REFUSED */
 typedef enum { OPEN, PENDING, QUEUED, CHARGED, REFUSED } phase_t;
@@ -13,6 +16,7 @@ typedef enum { OPEN, PENDING, QUEUED, CHARGED, REFUSED } phase_t;
 typedef struct {
     const weir_limit_plan_t *plan;
     weir_store_item_t *items; /* plan->count */
+    int64_t begun_ns;         /* when the request came */
     int64_t asked_ns;         /* for the first time */
     int64_t queued_ns;        /* since when it waits in this queue */
     uint8_t queued;           /* the entry whose queue that is */
@@ -109,8 +113,18 @@ static int64_t retry_after_ns_of(const weir_store_item_t *item)
     return item->retry_after_ns < 0 ? never_ns : item->retry_after_ns == 0 ? unknown_ns : item->retry_after_ns;
 }
 
-static weir_verdict_t refusal(const weir_limit_plan_t *plan, const weir_request_t *request,
-                              const weir_store_item_t *items, weir_reason_t reason)
+/* To come again is of no use. */
+static const char *never_detail(weir_request_t *request, const char *limit)
+{
+    static const char format[] = "The request needs more than limit %s ever has";
+    size_t size = sizeof(format) + strlen(limit);
+    char *detail = request->alloc(request, size);
+    snprintf(detail, size, format, limit);
+    return detail;
+}
+
+static weir_verdict_t refusal(const weir_limit_plan_t *plan, weir_request_t *request, const weir_store_item_t *items,
+                              weir_reason_t reason)
 {
     weir_verdict_t verdict = {.kind = WEIR_ANSWER, .reason = reason, .status = (int)request->route->on_limit.status};
     for (size_t i = 0; i < plan->count; ++i) {
@@ -119,6 +133,8 @@ static weir_verdict_t refusal(const weir_limit_plan_t *plan, const weir_request_
         int64_t retry_after_ns = retry_after_ns_of(&items[i]);
         if (retry_after_ns > verdict.retry_after_ns)
             verdict.retry_after_ns = retry_after_ns;
+        if (items[i].retry_after_ns < 0 && verdict.detail == NULL)
+            verdict.detail = never_detail(request, plan->entries[i].conf->name);
         verdict.violated[verdict.violated_count++] = plan->entries[i].conf->name;
     }
     return verdict;
@@ -178,7 +194,7 @@ static void watch_queue(const weir_request_t *request, state_t *state, int64_t n
     state->queued_ns = now_ns;
 }
 
-static weir_verdict_t refuse(const weir_limit_plans_t *self, const weir_request_t *request, state_t *state,
+static weir_verdict_t refuse(const weir_limit_plans_t *self, weir_request_t *request, state_t *state,
                              weir_reason_t reason)
 {
     state->phase = REFUSED;
@@ -187,9 +203,19 @@ static weir_verdict_t refuse(const weir_limit_plans_t *self, const weir_request_
     return refusal(state->plan, request, state->items, reason);
 }
 
-static weir_verdict_t wait_in_queue(const weir_limit_plans_t *self, const weir_request_t *request, state_t *state)
+/* Waiting is a part of the route's timeout. */
+static int64_t wait_until_ns(const weir_request_t *request, const state_t *state)
 {
-    int64_t until_ns = state->asked_ns + state->plan->entries[state->queued].conf->queue.wait_ns;
+    const weir_conf_route_t *route = request->route;
+    int64_t total_ns = route->timeout_ns != 0 ? route->timeout_ns : request->upstream->timeouts.total_ns;
+    int64_t of_queue_ns = state->asked_ns + state->plan->entries[state->queued].conf->queue.wait_ns;
+    int64_t of_route_ns = state->begun_ns + total_ns;
+    return of_queue_ns < of_route_ns ? of_queue_ns : of_route_ns;
+}
+
+static weir_verdict_t wait_in_queue(const weir_limit_plans_t *self, weir_request_t *request, state_t *state)
+{
+    int64_t until_ns = wait_until_ns(request, state);
     state->phase = QUEUED;
     if (request->now_ns < until_ns)
         return (weir_verdict_t){.kind = WEIR_AWAIT, .until_ns = until_ns};
@@ -237,6 +263,26 @@ static weir_verdict_t ask(const weir_limit_plans_t *self, weir_request_t *reques
     return decide(self, request, state);
 }
 
+/* Before the body is read: whoever is over his limit does not make weir hold what he sends. */
+static bool is_refused_early(const weir_limit_plans_t *self, weir_request_t *request, state_t *state)
+{
+    const weir_limit_plan_t *early = state->plan->early;
+    weir_store_item_t items[WEIR_LIMITS_PER_ROUTE_MAX];
+    bool is_admitted = true;
+    if (early == NULL)
+        return false;
+    weir_limit_plan_ask(self, early, request, items);
+    self->store->peek(self->store, items, early->count, request->now_ns);
+    for (size_t i = 0; i < early->count; ++i)
+        is_admitted &= items[i].admitted;
+    if (is_admitted)
+        return false;
+    state->plan = early;
+    state->items = request->alloc(request, early->count * sizeof(*items));
+    memcpy(state->items, items, early->count * sizeof(*items));
+    return true;
+}
+
 static weir_verdict_t limit_admit(void *instance, weir_request_t *request, void *state_)
 {
     const weir_limit_plans_t *self = instance;
@@ -247,11 +293,14 @@ static weir_verdict_t limit_admit(void *instance, weir_request_t *request, void 
     if (plan->count == 0)
         return (weir_verdict_t){.kind = WEIR_PASS};
     state->plan = plan;
+    state->begun_ns = request->now_ns;
     if (!plan->is_plain && !request->trusted)
         drop_claims(plan, request);
-    if (plan->needs_body && request->picked == NULL && request->body_bytes != 0)
-        return (weir_verdict_t){.kind = WEIR_NEED_BODY};
-    return ask(self, request, state);
+    if (!weir_limit_plan_awaits(plan, request))
+        return ask(self, request, state);
+    if (is_refused_early(self, request, state))
+        return refuse(self, request, state, reason_of(state->plan, state->items));
+    return (weir_verdict_t){.kind = WEIR_NEED_BODY};
 }
 
 static weir_verdict_t limit_wake(void *instance, weir_request_t *request, void *state_)
@@ -308,8 +357,8 @@ static void settle_items(const weir_limit_plans_t *self, const weir_request_t *r
                          const weir_outcome_t *outcome)
 {
     const weir_limit_plan_t *plan = state->plan;
-    for (size_t i = 0; i < plan->count; ++i)
-        state->items[i].spent = spent_of(plan->entries[i].conf->unit, request, outcome);
+    for (size_t i = 0; i < plan->count; ++i) /* what began a chain costs it nothing later, either */
+        state->items[i].spent = state->items[i].cost != 0 ? spent_of(plan->entries[i].conf->unit, request, outcome) : 0;
     self->store->settle(self->store, state->items, plan->count, outcome->now_ns);
 }
 

@@ -21,7 +21,8 @@ typedef struct {
 size_t weir_limit_explain(const weir_chain_t *chain, weir_request_t *request,
                           weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX]);
 
-/* Forgets what the request's key of conf->limits[limit] has used; request->route is set if `route` is in its key. */
-void weir_limit_reset(const weir_chain_t *chain, weir_request_t *request, size_t limit);
+/* Forgets what the request's key of conf->limits[limit] has used; request->route is set if `route` is in its key.
+ * False: the table is full, and the key counts together with others, who keep what they have. */
+bool weir_limit_reset(const weir_chain_t *chain, weir_request_t *request, size_t limit);
 
 #endif

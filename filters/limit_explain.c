@@ -20,7 +20,7 @@ size_t weir_limit_explain(const weir_chain_t *chain, weir_request_t *request,
     return plan->count;
 }
 
-void weir_limit_reset(const weir_chain_t *chain, weir_request_t *request, size_t limit)
+bool weir_limit_reset(const weir_chain_t *chain, weir_request_t *request, size_t limit)
 {
     const weir_limit_plans_t *plans = weir_chain_instance(chain, "limit");
     weir_store_t *store = plans->store;
@@ -33,5 +33,5 @@ void weir_limit_reset(const weir_chain_t *chain, weir_request_t *request, size_t
                               .quota = &plans->conf->limits.entries[limit].quota,
                               .key = weir_limit_key_of(&key, store, request, route)};
     weir_limit_key_dispose(&key);
-    store->reset(store, &item, request->now_ns);
+    return store->reset(store, &item, request->now_ns);
 }

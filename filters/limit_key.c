@@ -71,12 +71,25 @@ static void put_header(writer_t *writer, const weir_request_t *request, weir_str
         put(writer, &all, sizeof(all));
 }
 
-/* The first byte says which of them it is: without a model, with one, with one that is too long to be told. */
+typedef enum { MODEL_NONE, MODEL_NAMED, MODEL_LONG, MODEL_UNREADABLE } model_kind_t;
+
+static model_kind_t model_kind_of(const weir_json_picked_t *picked)
+{
+    if (picked == NULL)
+        return MODEL_NONE;
+    if (picked->is_unreadable)
+        return MODEL_UNREADABLE;
+    if (picked->model_is_long)
+        return MODEL_LONG;
+    return picked->model_len != 0 ? MODEL_NAMED : MODEL_NONE;
+}
+
+/* The first byte says which kind it is. */
 static void put_model(writer_t *writer, const weir_json_picked_t *picked)
 {
-    uint8_t which = picked == NULL ? 0 : picked->model_is_long ? 2 : picked->model_len != 0;
-    put(writer, &which, sizeof(which));
-    if (which == 1)
+    uint8_t kind = (uint8_t)model_kind_of(picked);
+    put(writer, &kind, sizeof(kind));
+    if (kind == MODEL_NAMED)
         put_part(writer, (weir_str_t){picked->model, picked->model_len});
 }
 
@@ -134,6 +147,17 @@ static bool is_credential(const weir_conf_listener_t *listener, weir_str_t name)
     return found;
 }
 
+/* Of a header, by its name in lower case. */
+static bool is_named_as_secret(weir_str_t header)
+{
+    static const char *const words[] = {"key",     "token",     "secret",     "auth",     "cookie",
+                                        "session", "signature", "credential", "password", "passwd"};
+    for (size_t i = 0; i < sizeof(words) / sizeof(*words); ++i)
+        if (strstr(header.base, words[i]) != NULL)
+            return true;
+    return false;
+}
+
 void weir_limit_key_init(weir_limit_key_t *key, const weir_conf_limit_t *limit, const weir_conf_listener_t *listener)
 {
     assert(limit->key.size <= WEIR_LIMIT_KEY_PARTS_MAX);
@@ -145,6 +169,7 @@ void weir_limit_key_init(weir_limit_key_t *key, const weir_conf_limit_t *limit, 
             continue;
         key->parts[i].header = weir_fields_lower(limit->key.entries[i].header);
         key->parts[i].is_credential = is_credential(listener, key->parts[i].header);
+        key->parts[i].is_secret = key->parts[i].is_credential || is_named_as_secret(key->parts[i].header);
     }
 }
 
@@ -163,10 +188,10 @@ bool weir_limit_key_is_same(const weir_limit_key_t *a, const weir_limit_key_t *b
     return same;
 }
 
-bool weir_limit_key_has(const weir_limit_key_t *key, weir_conf_key_kind_t kind)
+bool weir_limit_key_counts_by(const weir_conf_limit_t *limit, weir_conf_key_kind_t kind)
 {
-    for (size_t i = 0; i < key->count; ++i)
-        if (key->parts[i].kind == kind)
+    for (size_t i = 0; i < limit->key.size; ++i)
+        if (limit->key.entries[i].kind == kind)
             return true;
     return false;
 }
@@ -192,15 +217,6 @@ static void name_add_part(name_t *name, const char *label, weir_str_t value)
     name_add(name, value);
 }
 
-static bool is_secret(weir_str_t header)
-{
-    static const char *const names[] = {"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); ++i)
-        if (weir_fields_equal(header, weir_fields_text(names[i])))
-            return true;
-    return false;
-}
-
 static void name_add_hash(name_t *name, const weir_store_t *store, weir_str_t value)
 {
     static const char digits[] = "0123456789abcdef";
@@ -213,19 +229,19 @@ static void name_add_hash(name_t *name, const weir_store_t *store, weir_str_t va
 }
 
 /* A header that is absent has no `=`. */
-static void name_add_header(name_t *name, const weir_store_t *store, const weir_request_t *request, weir_str_t header,
-                            bool is_credential)
+static void name_add_header(name_t *name, const weir_store_t *store, const weir_request_t *request,
+                            const weir_limit_key_part_t *part)
 {
     const weir_field_t *field;
     const char *between = "=";
     name_add(name, weir_fields_text("header:"));
-    name_add(name, header);
-    for (size_t i = 0; (field = weir_request_find(request, header, &i)) != NULL; ++i) {
-        if (!is_believed(request, i, is_credential))
+    name_add(name, part->header);
+    for (size_t i = 0; (field = weir_request_find(request, part->header, &i)) != NULL; ++i) {
+        if (!is_believed(request, i, part->is_credential))
             continue;
         name_add(name, weir_fields_text(between));
         between = ",";
-        if (is_credential || is_secret(header))
+        if (part->is_secret)
             name_add_hash(name, store, field->value);
         else
             name_add(name, field->value);
@@ -234,9 +250,16 @@ static void name_add_header(name_t *name, const weir_store_t *store, const weir_
 
 static weir_str_t model_of(const weir_json_picked_t *picked)
 {
-    if (picked == NULL)
+    switch (model_kind_of(picked)) {
+    case MODEL_NAMED:
+        return (weir_str_t){picked->model, picked->model_len};
+    case MODEL_LONG:
+        return weir_fields_text("(long)");
+    case MODEL_UNREADABLE:
+        return weir_fields_text("?");
+    default:
         return weir_fields_text("");
-    return picked->model_is_long ? weir_fields_text("(long)") : (weir_str_t){picked->model, picked->model_len};
+    }
 }
 
 size_t weir_limit_key_name(const weir_limit_key_t *key, const weir_store_t *store, const weir_request_t *request,
@@ -263,7 +286,7 @@ size_t weir_limit_key_name(const weir_limit_key_t *key, const weir_store_t *stor
             name_add_part(&name, "correlation", request->correlation_id);
             break;
         case WEIR_KEY_HEADER:
-            name_add_header(&name, store, request, key->parts[i].header, key->parts[i].is_credential);
+            name_add_header(&name, store, request, &key->parts[i]);
             break;
         }
     }

@@ -2,7 +2,9 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 #include "fields.h"
+#include "meter.h"
 
 static void *zeroed(size_t count, size_t size)
 {
@@ -13,12 +15,41 @@ static void *zeroed(size_t count, size_t size)
 
 /* Of one route */
 
-static bool has_limit(const weir_limit_plan_t *plan, size_t limit)
+typedef struct {
+    size_t count;
+    size_t limits[WEIR_LIMITS_PER_ROUTE_MAX]; /* ascending */
+} named_t;
+
+/* Each once: named twice is charged once. */
+static named_t named_by(const weir_conf_route_t *route)
 {
-    for (size_t i = 0; i < plan->count; ++i)
-        if (plan->entries[i].limit == limit)
-            return true;
-    return false;
+    named_t named = {.count = 0};
+    assert(route->limits.size <= WEIR_LIMITS_PER_ROUTE_MAX);
+    for (size_t i = 0; i < route->limits.size; ++i) {
+        size_t limit = route->limits.entries[i], at = named.count;
+        while (at != 0 && named.limits[at - 1] > limit)
+            --at;
+        if (at != 0 && named.limits[at - 1] == limit)
+            continue;
+        memmove(&named.limits[at + 1], &named.limits[at], (named.count - at) * sizeof(*named.limits));
+        named.limits[at] = limit;
+        ++named.count;
+    }
+    return named;
+}
+
+/* Those that refuse whatever the body is. */
+static named_t early_of(const named_t *named, const weir_conf_t *conf)
+{
+    named_t early = {.count = 0};
+    for (size_t i = 0; i < named->count; ++i) {
+        const weir_conf_limit_t *limit = &conf->limits.entries[named->limits[i]];
+        bool waits = limit->algorithm == WEIR_LIMIT_CONCURRENCY && limit->queue.size != 0;
+        if (limit->mode != WEIR_LIMIT_SHADOW && limit->unit == WEIR_UNIT_REQUESTS && !waits &&
+            !weir_limit_key_counts_by(limit, WEIR_KEY_MODEL))
+            early.limits[early.count++] = named->limits[i];
+    }
+    return early;
 }
 
 static void add_entry(weir_limit_plan_t *plan, const weir_limit_plans_t *plans, size_t limit,
@@ -28,6 +59,7 @@ static void add_entry(weir_limit_plan_t *plan, const weir_limit_plans_t *plans, 
     bool has_slots = conf->algorithm == WEIR_LIMIT_CONCURRENCY;
     weir_limit_entry_t *entry = &plan->entries[plan->count];
     *entry = (weir_limit_entry_t){.conf = conf, .limit = limit};
+    entry->is_of_chains = weir_limit_key_counts_by(conf, WEIR_KEY_CORRELATION);
     weir_limit_key_init(&entry->key, conf, listener);
     while (!weir_limit_key_is_same(&plan->entries[entry->same_key].key, &entry->key))
         ++entry->same_key;
@@ -35,26 +67,39 @@ static void add_entry(weir_limit_plan_t *plan, const weir_limit_plans_t *plans, 
         entry->priority = weir_fields_lower(conf->queue.priority);
     entry->has_queue = has_slots && conf->queue.size != 0 && conf->mode != WEIR_LIMIT_SHADOW;
     plan->is_plain &= !has_slots && conf->unit == WEIR_UNIT_REQUESTS;
-    plan->needs_body |= conf->unit == WEIR_UNIT_LLM_TOKENS || weir_limit_key_has(&entry->key, WEIR_KEY_MODEL);
+    plan->needs_body |= conf->unit == WEIR_UNIT_LLM_TOKENS || weir_limit_key_counts_by(conf, WEIR_KEY_MODEL);
+    plan->needs_size |= conf->unit == WEIR_UNIT_REQUEST_BYTES;
     plan->texts[plan->count++] = &plans->texts[limit];
+}
+
+static void add_entries(weir_limit_plan_t *plan, const weir_limit_plans_t *plans, const weir_conf_listener_t *listener,
+                        const weir_conf_route_t *route, const named_t *named)
+{
+    plan->id = weir_limit_key_route(plans->store, listener, route);
+    plan->upstream = &plans->conf->upstreams.entries[route->upstream];
+    plan->is_plain = true;
+    plan->entries = zeroed(named->count, sizeof(*plan->entries));
+    for (size_t i = 0; i < named->count; ++i)
+        add_entry(plan, plans, named->limits[i], listener);
 }
 
 static void plan_init(weir_limit_plan_t *plan, const weir_limit_plans_t *plans, const weir_conf_listener_t *listener,
                       const weir_conf_route_t *route)
 {
-    assert(route->limits.size <= WEIR_LIMITS_PER_ROUTE_MAX);
-    plan->id = weir_limit_key_route(plans->store, listener, route);
-    plan->is_plain = true;
-    plan->entries = zeroed(route->limits.size, sizeof(*plan->entries));
-    for (size_t i = 0; i < route->limits.size; ++i)
-        if (!has_limit(plan, route->limits.entries[i])) /* named twice is charged once */
-            add_entry(plan, plans, route->limits.entries[i], listener);
-    if (route->upstream < plans->conf->upstreams.size)
-        plan->token_bytes = plans->conf->upstreams.entries[route->upstream].usage.estimate;
+    named_t named = named_by(route), early = early_of(&named, plans->conf);
+    add_entries(plan, plans, listener, route, &named);
+    plan->needs_body |= plan->upstream->dialect != WEIR_DIALECT_PLAIN; /* `meter` reads it, and it may trickle in */
+    if (early.count == 0 || (!plan->needs_body && !plan->needs_size))
+        return;
+    plan->early = zeroed(1, sizeof(*plan->early));
+    add_entries(plan->early, plans, listener, route, &early);
 }
 
 static void plan_dispose(weir_limit_plan_t *plan)
 {
+    if (plan->early != NULL)
+        plan_dispose(plan->early);
+    free(plan->early);
     for (size_t i = 0; i < plan->count; ++i) {
         weir_limit_key_dispose(&plan->entries[i].key);
         free((char *)plan->entries[i].priority.base);
@@ -121,26 +166,41 @@ static const weir_conf_quota_t *quota_of(const weir_conf_limit_t *limit, weir_st
 }
 
 /* What a call may come to: its body, and what it asks for at most. A first one always fits. */
-static int64_t token_cost(const weir_limit_plan_t *plan, const weir_request_t *request, int64_t most)
+static int64_t token_cost(const weir_conf_upstream_usage_t *conf, const weir_request_t *request, int64_t most)
 {
-    int64_t bytes = request->body_bytes > 0 ? request->body_bytes : 0;
+    uint64_t bytes = request->body_bytes > 0 ? (uint64_t)request->body_bytes : 0;
     int64_t asked = request->picked != NULL && request->picked->max_tokens > 0 ? request->picked->max_tokens : 0;
-    int64_t cost = bytes / plan->token_bytes + (bytes % plan->token_bytes != 0);
-    cost = asked < most - cost ? cost + asked : most;
-    return cost > 0 ? cost : 1;
+    weir_usage_t usage = {.input = weir_meter_tokens(bytes, conf), .output = asked};
+    int64_t cost = weir_meter_weigh(&usage, conf);
+    return cost < 1 ? 1 : cost < most ? cost : most;
 }
 
-static int64_t cost_of(const weir_limit_plan_t *plan, const weir_conf_limit_t *limit, const weir_request_t *request,
+/* Nobody has the id that weir makes, so there is nothing to count yet: callers who send none fill no table. */
+static bool begins_chain(const weir_request_t *request)
+{
+    return request->correlation_is_new || request->correlation_id.len == 0;
+}
+
+static int64_t cost_of(const weir_limit_plan_t *plan, const weir_limit_entry_t *entry, const weir_request_t *request,
                        const weir_conf_quota_t *quota)
 {
-    switch (limit->unit) {
+    if (entry->is_of_chains && begins_chain(request))
+        return 0;
+    switch (entry->conf->unit) {
     case WEIR_UNIT_LLM_TOKENS:
-        return token_cost(plan, request, weir_store_quota_size(quota));
+        return token_cost(&plan->upstream->usage, request, weir_store_quota_size(quota));
     case WEIR_UNIT_REQUEST_BYTES:
-        return request->body_bytes >= 0 ? request->body_bytes : 1; /* the rest when it is known */
+        return request->body_bytes;
     default:
         return 1;
     }
+}
+
+bool weir_limit_plan_awaits(const weir_limit_plan_t *plan, const weir_request_t *request)
+{
+    if (request->picked != NULL)
+        return false;
+    return (plan->needs_body && request->body_bytes != 0) || (plan->needs_size && request->body_bytes < 0);
 }
 
 void weir_limit_plan_ask(const weir_limit_plans_t *plans, const weir_limit_plan_t *plan, const weir_request_t *request,
@@ -154,7 +214,7 @@ void weir_limit_plan_ask(const weir_limit_plans_t *plans, const weir_limit_plan_
             .quota = quota,
             .key = entry->same_key < i ? items[entry->same_key].key
                                        : weir_limit_key_of(&entry->key, plans->store, request, plan->id),
-            .cost = plan->is_plain ? 1 : cost_of(plan, entry->conf, request, quota),
+            .cost = cost_of(plan, entry, request, quota),
             .shadow = entry->conf->mode == WEIR_LIMIT_SHADOW,
         };
     }

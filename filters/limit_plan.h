@@ -15,15 +15,18 @@ typedef struct {
     weir_limit_key_t key;
     weir_str_t priority; /* the header's name in lower case; base NULL: none */
     bool has_queue;
+    bool is_of_chains; /* `correlation` is in its key */
 } weir_limit_entry_t;
 
-typedef struct {
+typedef struct weir_limit_plan {
     weir_store_key_t id; /* of the route */
+    const weir_conf_upstream_t *upstream;
     size_t count;
-    weir_limit_entry_t *entries;
-    bool is_plain;       /* all count requests, over time: each costs 1, and its end changes nothing */
-    bool needs_body;     /* for its size, or for the model that it names */
-    int64_t token_bytes; /* bytes per token, as an estimate */
+    weir_limit_entry_t *entries;   /* by ascending `limit`, as the store takes their slots in this order */
+    bool is_plain;                 /* all count requests, over time: the end of one changes nothing */
+    bool needs_body;               /* where there is one: what it says, or all of it before a slot is held */
+    bool needs_size;               /* of a body whose length was not told */
+    struct weir_limit_plan *early; /* the limits that may refuse before the body is read; NULL: none, or it is not */
     const weir_limit_text_t *texts[WEIR_LIMITS_PER_ROUTE_MAX]; /* of each entry */
 } weir_limit_plan_t;
 
@@ -40,6 +43,9 @@ weir_limit_plans_t *weir_limit_plans_create(const weir_conf_t *conf, weir_store_
 void weir_limit_plans_destroy(weir_limit_plans_t *plans);
 /* request->route is set. */
 const weir_limit_plan_t *weir_limit_plan_of(const weir_limit_plans_t *plans, const weir_request_t *request);
+
+/* Whether the body must be read first. */
+bool weir_limit_plan_awaits(const weir_limit_plan_t *plan, const weir_request_t *request);
 
 /* What the store is asked: whose key, at which quota, at what cost. Nobody queues yet. */
 void weir_limit_plan_ask(const weir_limit_plans_t *plans, const weir_limit_plan_t *plan, const weir_request_t *request,

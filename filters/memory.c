@@ -23,7 +23,10 @@ typedef struct {
 /* Where an item is decided. */
 typedef struct {
     void *state;
+    weir_rows_terms_t terms;
     bool is_new;
+    bool has_slot;              /* which is in use already: it held it, or was granted it */
+    bool gave_back;             /* that slot */
     weir_waiter_state_t waited; /* what became of the place that it had in the queue */
 } row_t;
 
@@ -86,12 +89,24 @@ static void *row_of(weir_store_limit_t *limit, weir_store_key_t key, bool overfl
     return overflowed ? limit->overflow : weir_key_table_find(limit->table, table_key(key));
 }
 
+static weir_rows_terms_t terms_of(const weir_store_item_t *item, bool overflowed)
+{
+    weir_store_limit_t *limit = item->limit;
+    bool is_old = overflowed ? atomic_load_explicit(&limit->is_old_in_overflow, memory_order_relaxed)
+                             : atomic_load_explicit(&limit->is_old, memory_order_relaxed) >>
+                                       weir_key_shard(table_key(item->key)) & 1;
+    return (weir_rows_terms_t){.quota = item->quota, .bounds = &limit->limit->bounds, .is_old = is_old};
+}
+
 /* A decision: look at all, take all */
 
-/* Who waits, or was granted a slot, stays with the row in which he did. */
+/* Who waits, or has a slot while he waits for another limit's, stays with the row in which he did. */
 static bool is_in_overflow(const weir_store_item_t *item)
 {
-    return item->queueing != NULL && item->queueing->place != NULL && item->queueing->place->overflowed;
+    const weir_store_queueing_t *queueing = item->queueing;
+    if (queueing == NULL)
+        return false;
+    return queueing->place != NULL ? queueing->place->overflowed : queueing->holds && item->overflowed;
 }
 
 /* Returns whether any of them is the overflow row. */
@@ -107,7 +122,8 @@ static bool find_rows(weir_store_item_t *items, row_t *rows, size_t count, int64
             state = weir_key_table_insert(limit->table, table_key(items[i].key), now_ns, held);
         items[i].overflowed = state == NULL;
         overflowed |= state == NULL;
-        rows[i] = (row_t){.state = state != NULL ? state : limit->overflow, .is_new = is_new && state != NULL};
+        rows[i] = (row_t){.state = state != NULL ? state : limit->overflow,
+                          .is_new = is_new && state != NULL};
     }
     return overflowed;
 }
@@ -115,16 +131,17 @@ static bool find_rows(weir_store_item_t *items, row_t *rows, size_t count, int64
 static bool is_admitted(const weir_store_item_t *item, const row_t *row, int64_t now_ns)
 {
     const weir_rows_t *rows = item->limit->rows;
-    if (row->waited == WEIR_WAITER_OUT)
-        return rows->fits(rows, row->state, item->quota, item->cost, now_ns);
-    return row->waited == WEIR_WAITER_GRANTED;
+    if (row->has_slot || row->waited != WEIR_WAITER_OUT)
+        return row->has_slot;
+    return rows->fits(rows, row->state, &row->terms, item->cost, now_ns);
 }
 
-static bool look(weir_store_item_t *items, const row_t *rows, size_t count, int64_t now_ns)
+static bool look(weir_store_item_t *items, row_t *rows, size_t count, int64_t now_ns)
 {
     bool admitted = true;
     for (size_t i = 0; i < count; ++i) {
         weir_store_item_t *item = &items[i];
+        rows[i].terms = terms_of(item, item->overflowed);
         item->admitted = is_admitted(item, &rows[i], now_ns);
         item->refusal = WEIR_STORE_FREE;
         if (item->admitted)
@@ -144,14 +161,22 @@ static int64_t add_ahead(int64_t ns, int64_t ahead_ns)
 static void answer_item(weir_store_item_t *item, const row_t *row, bool is_charged, int64_t now_ns, int64_t ahead_ns)
 {
     const weir_rows_t *rows = item->limit->rows;
-    int64_t charge = is_charged ? item->cost : 0;
-    weir_told_t told = rows->tell(rows, row->state, item->quota, charge, item->admitted ? 0 : item->cost, now_ns);
+    int64_t charge = is_charged && !row->has_slot ? item->cost : 0;
+    weir_told_t told = rows->tell(rows, row->state, &row->terms, charge, item->admitted ? 0 : item->cost, now_ns);
     item->charged_ns = is_charged ? now_ns : -1;
     item->remaining = told.remaining;
     item->reset_ns = add_ahead(told.reset_ns, ahead_ns);
     item->retry_after_ns = add_ahead(told.retry_after_ns, ahead_ns);
-    if (row->is_new && charge == 0)
+    if (row->is_new && charge == 0 && !row->has_slot)
         weir_key_table_erase(item->limit->table, table_key(item->key));
+}
+
+/* Where a charge does not do as much. */
+static void see_item(const weir_store_item_t *item, const row_t *row, bool is_charged, int64_t now_ns)
+{
+    const weir_rows_t *rows = item->limit->rows;
+    if (rows->see != NULL && (!is_charged || rows->inner != NULL))
+        rows->see(rows, row->state, &row->terms, now_ns);
 }
 
 /* What a decision has to do with queues, where any of its limits has one. */
@@ -169,26 +194,54 @@ static bool has_queue(const weir_store_item_t *items, size_t count)
     return false;
 }
 
-/* A slot that was granted is free for this decision, and its item's alone. */
+/* Slots that are held, or were granted. */
 static void ask_places(weir_store_item_t *items, row_t *rows, size_t count)
 {
     for (size_t i = 0; i < count; ++i) {
-        if (items[i].queueing == NULL || items[i].queueing->place == NULL)
+        weir_store_queueing_t *queueing = items[i].queueing;
+        if (queueing == NULL)
             continue;
-        weir_slots_t *slots = rows[i].state;
-        rows[i].waited = weir_memory_queue_ask(&items[i].limit->queue, items[i].queueing);
-        assert(slots->used != 0 || rows[i].waited == WEIR_WAITER_DISPLACED);
-        if (rows[i].waited == WEIR_WAITER_GRANTED)
-            --slots->used;
+        rows[i].has_slot = queueing->holds;
+        if (queueing->place == NULL)
+            continue;
+        rows[i].waited = weir_memory_queue_ask(&items[i].limit->limit->queue, queueing);
+        rows[i].has_slot |= rows[i].waited == WEIR_WAITER_GRANTED;
     }
 }
 
-/* If it did not come to be used. */
-static void give_on(const weir_store_item_t *items, const row_t *rows, size_t count, weir_memory_news_t *news)
+/* It was refused. */
+static void give_back(const weir_store_item_t *items, row_t *rows, size_t count)
+{
+    for (size_t i = 0; i < count; ++i) {
+        weir_slots_t *slots = rows[i].state;
+        if (!rows[i].has_slot)
+            continue;
+        assert(slots->used > 0);
+        --slots->used;
+        rows[i].has_slot = false;
+        rows[i].gave_back = true;
+        items[i].queueing->holds = false;
+    }
+}
+
+static void serve(const weir_store_item_t *items, const row_t *rows, size_t count, weir_memory_news_t *news)
 {
     for (size_t i = 0; i < count; ++i)
-        if (rows[i].waited == WEIR_WAITER_GRANTED && items[i].charged_ns < 0)
-            weir_memory_queue_serve(&items[i].limit->queue, rows[i].state, news);
+        if (rows[i].gave_back)
+            weir_memory_queue_serve(&items[i].limit->limit->queue, rows[i].state, news);
+}
+
+/* The slots before the one that it waits for: all of them are there. */
+static void hold_slots(const weir_store_item_t *items, row_t *rows, size_t count)
+{
+    for (size_t i = 0; i < count; ++i) {
+        weir_slots_t *slots = rows[i].state;
+        if (items[i].queueing == NULL || items[i].cost == 0)
+            continue;
+        if (!rows[i].has_slot)
+            ++slots->used;
+        rows[i].has_slot = items[i].queueing->holds = true;
+    }
 }
 
 /* The first of those that refused, if slots are all that is missed and there is a queue for each of them. */
@@ -212,7 +265,7 @@ static weir_store_key_t key_of(const weir_store_t *store, const void *parts, siz
 }
 
 /* Of a decision that did not admit: whether it waits. */
-static bool wait_for_slot(memory_t *memory, weir_store_item_t *items, const row_t *rows, size_t count,
+static bool wait_for_slot(memory_t *memory, weir_store_item_t *items, row_t *rows, size_t count,
                           waiting_t *waiting)
 {
     for (size_t i = 0; i < count; ++i)
@@ -222,11 +275,31 @@ static bool wait_for_slot(memory_t *memory, weir_store_item_t *items, const row_
     if (item == NULL)
         return false;
     weir_store_key_t tenant = key_of(&memory->store, item->queueing->tenant.base, item->queueing->tenant.len);
-    if (weir_memory_queue_enter(&item->limit->queue, rows[item - items].state, item, tenant, waiting->ticket,
-                                &waiting->news))
-        return true;
-    item->refusal = WEIR_STORE_QUEUE_FULL;
-    return false;
+    if (!weir_memory_queue_enter(&item->limit->limit->queue, rows[item - items].state, item, tenant, waiting->ticket,
+                                 &waiting->news)) {
+        item->refusal = WEIR_STORE_QUEUE_FULL;
+        return false;
+    }
+    hold_slots(items, rows, (size_t)(item - items));
+    return true;
+}
+
+/* Of a decision that admitted: what it held is charged now. */
+static void take_up(const weir_store_item_t *items, size_t count)
+{
+    for (size_t i = 0; i < count; ++i)
+        if (items[i].queueing != NULL)
+            items[i].queueing->holds = false;
+}
+
+static void move_in_queues(memory_t *memory, weir_store_item_t *items, row_t *rows, size_t count, bool admitted,
+                           waiting_t *waiting)
+{
+    waiting->waits = !admitted && wait_for_slot(memory, items, rows, count, waiting);
+    if (admitted)
+        take_up(items, count);
+    else if (!waiting->waits)
+        give_back(items, rows, count);
 }
 
 /* Without `waiting` there is no queue; what is only peeked at is not charged. */
@@ -244,11 +317,14 @@ static bool decide_items(memory_t *memory, weir_store_item_t *items, size_t coun
         ask_places(items, rows, count);
     bool admitted = look(items, rows, count, now_ns), is_charged = admitted && !is_peek;
     if (waiting != NULL)
-        waiting->waits = !admitted && wait_for_slot(memory, items, rows, count, waiting);
-    for (size_t i = 0; i < count; ++i)
+        move_in_queues(memory, items, rows, count, admitted, waiting);
+    for (size_t i = 0; i < count; ++i) {
+        if (!is_peek)
+            see_item(&items[i], &rows[i], is_charged && items[i].admitted, now_ns);
         answer_item(&items[i], &rows[i], is_charged && items[i].admitted, now_ns, now_ns - asked_ns);
+    }
     if (waiting != NULL)
-        give_on(items, rows, count, &waiting->news);
+        serve(items, rows, count, &waiting->news);
     if (overflowed)
         unlock_one(&memory->overflow, now_ns);
     unlock_shards(memory, shards, now_ns);
@@ -287,17 +363,22 @@ static void peek(weir_store_t *store, weir_store_item_t *items, size_t count, in
 static void leave_item(memory_t *memory, weir_store_item_t *item, int64_t now_ns)
 {
     weir_store_limit_t *limit = item->limit;
-    bool overflowed = is_in_overflow(item);
+    weir_store_queueing_t *queueing = item->queueing;
+    bool overflowed = is_in_overflow(item), has_slot = queueing->holds;
     weir_key_shard_t *lock = lock_of(memory, item->key, overflowed);
+    weir_waiter_state_t state = WEIR_WAITER_OUT;
     weir_memory_news_t news;
     weir_memory_news_init(&news);
     now_ns = lock_one(lock, now_ns);
-    weir_waiter_state_t state = weir_memory_queue_leave(&limit->queue, item->queueing);
+    if (queueing->place != NULL)
+        state = weir_memory_queue_leave(&limit->limit->queue, queueing);
+    has_slot |= state == WEIR_WAITER_GRANTED;
+    queueing->holds = false;
     weir_slots_t *slots = row_of(limit, item->key, overflowed);
-    if (state == WEIR_WAITER_GRANTED)
+    if (has_slot)
         --slots->used;
     if (state != WEIR_WAITER_DISPLACED)
-        weir_memory_queue_serve(&limit->queue, slots, &news);
+        weir_memory_queue_serve(&limit->limit->queue, slots, &news);
     unlock_one(lock, now_ns);
     weir_memory_news_tell(&news, &memory->teller);
 }
@@ -305,25 +386,28 @@ static void leave_item(memory_t *memory, weir_store_item_t *item, int64_t now_ns
 static void leave(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns)
 {
     for (size_t i = 0; i < count; ++i)
-        if (items[i].queueing != NULL && items[i].queueing->place != NULL)
+        if (items[i].queueing != NULL && (items[i].queueing->place != NULL || items[i].queueing->holds))
             leave_item(memory_of(store), &items[i], now_ns);
 }
 
-typedef void (*end_t)(const weir_rows_t *rows, void *state, const weir_store_item_t *item, int64_t now_ns);
+typedef void (*end_t)(const weir_rows_t *rows, void *state, const weir_rows_terms_t *terms,
+                      const weir_store_item_t *item, int64_t now_ns);
 
-static void end_in(const weir_store_item_t *item, void *state, end_t end, int64_t now_ns, weir_memory_news_t *news)
+static void end_in(const weir_store_item_t *item, void *state, bool overflowed, end_t end, int64_t now_ns,
+                   weir_memory_news_t *news)
 {
     const weir_rows_t *rows = item->limit->rows;
-    end(rows, state, item, now_ns);
+    weir_rows_terms_t terms = terms_of(item, overflowed);
+    end(rows, state, &terms, item, now_ns);
     if (rows->are_slots)
-        weir_memory_queue_serve(&item->limit->queue, state, news);
+        weir_memory_queue_serve(&item->limit->limit->queue, state, news);
 }
 
 static void end_in_overflow(memory_t *memory, const weir_store_item_t *item, end_t end, int64_t now_ns,
                             weir_memory_news_t *news)
 {
     now_ns = lock_one(&memory->overflow, now_ns);
-    end_in(item, item->limit->overflow, end, now_ns, news);
+    end_in(item, item->limit->overflow, true, end, now_ns, news);
     unlock_one(&memory->overflow, now_ns);
 }
 
@@ -343,7 +427,7 @@ static void end_item(memory_t *memory, const weir_store_item_t *item, end_t end,
             state = weir_key_table_insert(table, key, now_ns, (uint64_t)1 << shard);
         overflowed = state == NULL && is_charged;
         if (state != NULL)
-            end_in(item, state, end, now_ns, &news);
+            end_in(item, state, false, end, now_ns, &news);
         unlock_one(&memory->shards[shard], now_ns);
     }
     if (overflowed)
@@ -351,11 +435,17 @@ static void end_item(memory_t *memory, const weir_store_item_t *item, end_t end,
     weir_memory_news_tell(&news, &memory->teller);
 }
 
+static void put_back(const weir_rows_t *rows, void *state, const weir_rows_terms_t *terms,
+                     const weir_store_item_t *item, int64_t now_ns)
+{
+    rows->put_back(rows, state, terms, item, item->cost, now_ns);
+}
+
 static void refund(weir_store_t *store, const weir_store_item_t *items, size_t count, int64_t now_ns)
 {
     for (size_t i = 0; i < count; ++i)
         if (items[i].charged_ns >= 0)
-            end_item(memory_of(store), &items[i], items[i].limit->rows->put_back, false, now_ns);
+            end_item(memory_of(store), &items[i], put_back, false, now_ns);
 }
 
 static void settle(weir_store_t *store, const weir_store_item_t *items, size_t count, int64_t now_ns)
@@ -368,18 +458,22 @@ static void settle(weir_store_t *store, const weir_store_item_t *items, size_t c
 }
 
 /* What an overflow row has, others have used too. */
-static void reset(weir_store_t *store, const weir_store_item_t *item, int64_t now_ns)
+static bool reset(weir_store_t *store, const weir_store_item_t *item, int64_t now_ns)
 {
     weir_store_limit_t *limit = item->limit;
+    weir_key_t key = table_key(item->key);
     weir_key_shard_t *lock = lock_of(memory_of(store), item->key, false);
     now_ns = lock_one(lock, now_ns);
-    void *state = row_of(limit, item->key, false);
+    void *state = weir_key_table_find(limit->table, key);
+    if (state == NULL) /* there may be room for it */
+        state = weir_key_table_insert(limit->table, key, now_ns, (uint64_t)1 << weir_key_shard(key));
     if (state != NULL) {
         limit->rows->reset(limit->rows, state);
-        if (limit->rows->is_free(limit->rows, state, limit->window_ns, now_ns))
-            weir_key_table_erase(limit->table, table_key(item->key));
+        if (limit->rows->is_free(limit->rows, state, limit->limit->window_ns, now_ns))
+            weir_key_table_erase(limit->table, key);
     }
     unlock_one(lock, now_ns);
+    return state != NULL;
 }
 
 /* Limits */
@@ -400,10 +494,15 @@ static void limit_release(weir_store_t *store, weir_store_limit_t *limit)
     weir_memory_limits_release(&memory_of(store)->limits, limit);
 }
 
+static void tell_time(weir_store_t *store, int64_t now_ns)
+{
+    weir_memory_limits_tell_time(&memory_of(store)->limits, now_ns);
+}
+
 static size_t limit_keys(weir_store_t *store, const char *name)
 {
     weir_memory_limits_t *limits = &memory_of(store)->limits;
-    const weir_store_limit_t *limit = weir_memory_limits_hold(limits, name);
+    const weir_memory_limit_t *limit = weir_memory_limits_hold(limits, name);
     size_t keys = limit != NULL ? weir_key_table_count(limit->table) : 0;
     weir_memory_limits_let_go(limits);
     return keys;
@@ -412,7 +511,7 @@ static size_t limit_keys(weir_store_t *store, const char *name)
 static void queue_depth(weir_store_t *store, const char *name, size_t depth[WEIR_LANES])
 {
     weir_memory_limits_t *limits = &memory_of(store)->limits;
-    weir_store_limit_t *limit = weir_memory_limits_hold(limits, name);
+    weir_memory_limit_t *limit = weir_memory_limits_hold(limits, name);
     memset(depth, 0, WEIR_LANES * sizeof(*depth));
     if (limit != NULL)
         weir_memory_queue_depth(&limit->queue, depth);
@@ -421,23 +520,27 @@ static void queue_depth(weir_store_t *store, const char *name, size_t depth[WEIR
 
 static bool wants_name(weir_store_t *store, const weir_store_item_t *item, unsigned used_permille, int64_t now_ns)
 {
-    return weir_memory_names_want(&item->limit->names, item, used_permille, now_ns);
+    weir_memory_limit_t *limit = item->limit->limit;
+    bool is_in_force = item->limit->generation == atomic_load_explicit(&limit->generation, memory_order_relaxed);
+    return is_in_force && weir_memory_names_want(&limit->names, item, used_permille, now_ns);
 }
 
 static void note_name(weir_store_t *store, const weir_store_item_t *item, unsigned used_permille, int64_t now_ns,
                       const char *name, size_t len)
 {
-    weir_memory_names_note(&item->limit->names, item, used_permille, now_ns, name, len);
+    weir_memory_names_t *names = &item->limit->limit->names;
+    weir_memory_names_note(names, item, item->limit->generation, used_permille, now_ns, name, len);
 }
 
 static size_t closest(weir_store_t *store, const char *name, int64_t now_ns,
                       weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX])
 {
     memory_t *memory = memory_of(store);
-    weir_store_limit_t *limit = weir_memory_limits_hold(&memory->limits, name);
+    weir_memory_limit_t *limit = weir_memory_limits_hold(&memory->limits, name);
     size_t count = 0;
     if (limit != NULL)
-        count = weir_memory_names_closest(&limit->names, limit->rows, limit->table, memory->shards, now_ns, closest);
+        count = weir_memory_names_closest(&limit->names, limit->rows, limit->table, memory->shards, limit->generation,
+                                          now_ns, closest);
     weir_memory_limits_let_go(&memory->limits);
     return count;
 }
@@ -466,6 +569,7 @@ weir_store_t *weir_memory_store_create(const uint8_t secret[64], weir_store_tell
     memory->store = (weir_store_t){
         .limit_acquire = limit_acquire,
         .limit_release = limit_release,
+        .tell_time = tell_time,
         .key = key_of,
         .decide = decide,
         .leave = leave,

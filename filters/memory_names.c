@@ -4,6 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Stands beside a name. */
+typedef struct {
+    weir_conf_quota_t quota;
+    uint64_t generation;
+} noted_t;
+
 static weir_closest_t *closest_of(weir_memory_names_t *names)
 {
     return atomic_load_explicit(&names->closest, memory_order_acquire);
@@ -32,15 +38,22 @@ bool weir_memory_names_want(weir_memory_names_t *names, const weir_store_item_t 
     return !item->overflowed && (closest == NULL || weir_closest_wants(closest, key, used_permille, now_ns));
 }
 
-void weir_memory_names_note(weir_memory_names_t *names, const weir_store_item_t *item, unsigned used_permille,
-                            int64_t now_ns, const char *name, size_t len)
+void weir_memory_names_note(weir_memory_names_t *names, const weir_store_item_t *item, uint64_t generation,
+                            unsigned used_permille, int64_t now_ns, const char *name, size_t len)
 {
-    _Static_assert(sizeof(*item->quota) <= WEIR_CLOSEST_EXTRA_BYTES, "a key's quota stands beside its name");
+    _Static_assert(sizeof(noted_t) <= WEIR_CLOSEST_EXTRA_BYTES, "a key's quota stands beside its name");
+    noted_t noted = {*item->quota, generation};
     weir_closest_t *closest = closest_of(names);
     weir_key_t key = {item->key.low, item->key.high};
     if (closest == NULL)
         closest = create_once(names);
-    weir_closest_note(closest, key, used_permille, now_ns, name, len, item->quota, sizeof(*item->quota));
+    weir_closest_note(closest, key, used_permille, now_ns, name, len, &noted, sizeof(noted));
+}
+
+void weir_memory_names_forget(weir_memory_names_t *names)
+{
+    if (closest_of(names) != NULL)
+        weir_closest_forget(closest_of(names));
 }
 
 /* The closest */
@@ -49,10 +62,11 @@ static weir_told_t tell(const weir_rows_t *rows, const weir_key_table_t *table, 
                         const weir_conf_quota_t *quota, int64_t now_ns)
 {
     _Alignas(8) unsigned char unseen[WEIR_ROWS_STATE_BYTES_MAX] = {0};
+    weir_rows_terms_t terms = {.quota = quota};
     pthread_mutex_lock(&shard->lock);
     void *state = weir_key_table_find(table, key);
     weir_told_t told =
-        rows->tell(rows, state != NULL ? state : unseen, quota, 0, 0, now_ns > shard->now_ns ? now_ns : shard->now_ns);
+        rows->tell(rows, state != NULL ? state : unseen, &terms, 0, 0, now_ns > shard->now_ns ? now_ns : shard->now_ns);
     pthread_mutex_unlock(&shard->lock);
     return told;
 }
@@ -75,7 +89,7 @@ static size_t insert(weir_store_closest_t *closest, size_t count, const weir_sto
 }
 
 size_t weir_memory_names_closest(weir_memory_names_t *names, const weir_rows_t *rows, const weir_key_table_t *table,
-                                 weir_key_shard_t *shards, int64_t now_ns,
+                                 weir_key_shard_t *shards, uint64_t generation, int64_t now_ns,
                                  weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX])
 {
     if (closest_of(names) == NULL)
@@ -84,11 +98,13 @@ size_t weir_memory_names_closest(weir_memory_names_t *names, const weir_rows_t *
     assert(keys != NULL);
     size_t known = weir_closest_list(closest_of(names), keys), count = 0;
     for (size_t i = 0; i < known; ++i) {
-        weir_conf_quota_t quota;
-        memcpy(&quota, keys[i].extra, sizeof(quota));
-        weir_told_t told = tell(rows, table, &shards[weir_key_shard(keys[i].key)], keys[i].key, &quota, now_ns);
+        noted_t noted;
+        memcpy(&noted, keys[i].extra, sizeof(noted));
+        if (noted.generation != generation)
+            continue;
+        weir_told_t told = tell(rows, table, &shards[weir_key_shard(keys[i].key)], keys[i].key, &noted.quota, now_ns);
         weir_store_closest_t close = {
-            .quota = weir_store_quota_size(&quota), .remaining = told.remaining, .reset_ns = told.reset_ns};
+            .quota = weir_store_quota_size(&noted.quota), .remaining = told.remaining, .reset_ns = told.reset_ns};
         memcpy(close.name, keys[i].name, sizeof(close.name));
         if (close.remaining < close.quota)
             count = insert(closest, count, &close);

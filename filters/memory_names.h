@@ -20,11 +20,14 @@ void weir_memory_names_dispose(weir_memory_names_t *names);
 /* Whoever is decided in the overflow row has none: it is not his own quota that is used up. */
 bool weir_memory_names_want(weir_memory_names_t *names, const weir_store_item_t *item, unsigned used_permille,
                             int64_t now_ns);
-void weir_memory_names_note(weir_memory_names_t *names, const weir_store_item_t *item, unsigned used_permille,
-                            int64_t now_ns, const char *name, size_t len);
-/* By the rows of the table as they are now; takes the locks of its shards. */
+/* `generation`: of the quotas that the item's is one of. */
+void weir_memory_names_note(weir_memory_names_t *names, const weir_store_item_t *item, uint64_t generation,
+                            unsigned used_permille, int64_t now_ns, const char *name, size_t len);
+/* The quotas change: all names are wanted again. */
+void weir_memory_names_forget(weir_memory_names_t *names);
+/* Of the generation in force, by the rows of the table as they are now; takes the locks of its shards. */
 size_t weir_memory_names_closest(weir_memory_names_t *names, const weir_rows_t *rows, const weir_key_table_t *table,
-                                 weir_key_shard_t *shards, int64_t now_ns,
+                                 weir_key_shard_t *shards, uint64_t generation, int64_t now_ns,
                                  weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX]);
 
 #endif

@@ -62,10 +62,10 @@ static void grant(weir_lanes_t *lanes, weir_slots_t *slots, weir_memory_news_t *
     assert(slots->used != 0 || slots->line == NULL);
 }
 
-static void set_limit(weir_waiter_t *waiter, void *conf)
+static void set_limit(weir_waiter_t *waiter, void *quotas)
 {
     const weir_store_place_t *place = place_of(waiter);
-    waiter->limit = weir_conf_quota_of(conf, place->tenant, place->tenant_len)->limit;
+    waiter->limit = weir_conf_quota_of(quotas, place->tenant, place->tenant_len)->limit;
 }
 
 /* The queue */
@@ -74,6 +74,7 @@ void weir_memory_queue_init(weir_memory_queue_t *queue)
 {
     pthread_mutex_init(&queue->lock, NULL);
     queue->lanes = NULL;
+    queue->quotas = NULL;
 }
 
 void weir_memory_queue_dispose(weir_memory_queue_t *queue)
@@ -93,6 +94,13 @@ void weir_memory_queue_resize(weir_memory_queue_t *queue, const weir_conf_limit_
     pthread_mutex_unlock(&queue->lock);
 }
 
+void weir_memory_queue_set_quotas(weir_memory_queue_t *queue, const weir_conf_limit_t *quotas)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->quotas = quotas;
+    pthread_mutex_unlock(&queue->lock);
+}
+
 static weir_store_place_t *place_create(const weir_store_item_t *item, weir_store_key_t tenant, weir_ticket_t ticket)
 {
     weir_str_t name = item->queueing->tenant;
@@ -100,8 +108,7 @@ static weir_store_place_t *place_create(const weir_store_item_t *item, weir_stor
     *place = (weir_store_place_t){
         .waiter = {.tenant_low = tenant.low,
                    .tenant_high = tenant.high,
-                   .lane = item->queueing->lane,
-                   .limit = item->quota->limit},
+                   .lane = item->queueing->lane},
         .ticket = ticket,
         .key = item->key,
         .overflowed = item->overflowed,
@@ -118,6 +125,7 @@ bool weir_memory_queue_enter(weir_memory_queue_t *queue, weir_slots_t *slots, co
     weir_store_place_t *place = place_create(item, tenant, ticket);
     weir_waiter_t *displaced = NULL;
     pthread_mutex_lock(&queue->lock);
+    set_limit(&place->waiter, (void *)queue->quotas);
     bool has_entered = weir_lanes_enter(queue->lanes, &slots->line, &place->waiter, &displaced);
     if (displaced != NULL) /* maybe out of another row's line; if that is empty now, it goes with the next slot there */
         news_add(news, place_of(displaced)->ticket);
@@ -163,13 +171,12 @@ void weir_memory_queue_serve(weir_memory_queue_t *queue, weir_slots_t *slots, we
     pthread_mutex_unlock(&queue->lock);
 }
 
-void weir_memory_queue_change(weir_memory_queue_t *queue, weir_slots_t *slots, const weir_conf_limit_t *limit,
-                              weir_memory_news_t *news)
+void weir_memory_queue_change(weir_memory_queue_t *queue, weir_slots_t *slots, weir_memory_news_t *news)
 {
     if (slots->line == NULL)
         return;
     pthread_mutex_lock(&queue->lock);
-    weir_line_each(slots->line, set_limit, (void *)limit);
+    weir_line_each(slots->line, set_limit, (void *)queue->quotas);
     grant(queue->lanes, slots, news);
     pthread_mutex_unlock(&queue->lock);
 }

@@ -26,6 +26,7 @@ struct weir_store_place {
 typedef struct {
     pthread_mutex_t lock;
     weir_lanes_t *lanes; /* NULL: there never was a queue */
+    const weir_conf_limit_t *quotas;
 } weir_memory_queue_t;
 
 /* Who is to be told that it has a slot, or was displaced. */
@@ -45,9 +46,11 @@ void weir_memory_queue_init(weir_memory_queue_t *queue);
 void weir_memory_queue_dispose(weir_memory_queue_t *queue); /* nobody waits */
 /* As the configuration says; who waits already stays. */
 void weir_memory_queue_resize(weir_memory_queue_t *queue, const weir_conf_limit_t *limit);
+/* By which tenants wait, until there are others; a change of each row follows. */
+void weir_memory_queue_set_quotas(weir_memory_queue_t *queue, const weir_conf_limit_t *quotas);
 
-/* Puts the item into its row's line, as item->queueing->place; false: there is no room. `tenant`: a hash of its name.
- */
+/* Puts the item into its row's line, as item->queueing->place, to wait by the quotas in force; false: there is no
+ * room. `tenant`: a hash of its name. */
 bool weir_memory_queue_enter(weir_memory_queue_t *queue, weir_slots_t *slots, const weir_store_item_t *item,
                              weir_store_key_t tenant, weir_ticket_t ticket, weir_memory_news_t *news);
 /* What became of the item's place, which is gone with the answer unless it is WAITING. GRANTED: the slot is the
@@ -58,9 +61,8 @@ weir_waiter_state_t weir_memory_queue_leave(weir_memory_queue_t *queue, weir_sto
 
 /* A slot of the row was given back, or somebody left its line: grants what can be. */
 void weir_memory_queue_serve(weir_memory_queue_t *queue, weir_slots_t *slots, weir_memory_news_t *news);
-/* The same after the quotas changed, with those of `limit`. */
-void weir_memory_queue_change(weir_memory_queue_t *queue, weir_slots_t *slots, const weir_conf_limit_t *limit,
-                              weir_memory_news_t *news);
+/* The same after the quotas changed. */
+void weir_memory_queue_change(weir_memory_queue_t *queue, weir_slots_t *slots, weir_memory_news_t *news);
 
 void weir_memory_queue_depth(weir_memory_queue_t *queue, size_t depth[WEIR_LANES]);
 

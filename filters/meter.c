@@ -7,7 +7,10 @@
 #include "core/usage_scan.h"
 #include "fields.h"
 
-enum { ERROR_STATUS_MIN = 400, TOKENS_MAX_BITS = 53 };
+enum {
+    ERROR_STATUS_MIN = 400,
+    TOKENS_MAX = 100000000, /* that one answer is charged: more is a provider's mistake, and would shut its tenant out */
+};
 
 typedef struct {
     weir_usage_scan_t *scan; /* NULL: nothing in this answer can be read */
@@ -99,13 +102,13 @@ static void meter_tap(void *instance, weir_request_t *request, void *state_, wei
 
 int64_t weir_meter_weigh(const weir_usage_t *usage, const weir_conf_upstream_usage_t *conf)
 {
-    const __int128 unit = 1000000, max = (__int128)1 << TOKENS_MAX_BITS;
+    const __int128 unit = 1000000;
     __int128 sum = (__int128)usage->input * conf->weights.input_micros +
                    (__int128)usage->cached * conf->weights.cached_micros +
                    (__int128)usage->cache_write * conf->weights.cache_write_micros +
                    (__int128)usage->output * conf->weights.output_micros;
     __int128 tokens = (sum + unit - 1) / unit;
-    return tokens < max ? (int64_t)tokens : (int64_t)max;
+    return tokens < TOKENS_MAX ? (int64_t)tokens : TOKENS_MAX;
 }
 
 /* What the provider said, and in place of what it did not say, what the bytes come to. */

@@ -5,7 +5,7 @@
 
 #include "filter.h"
 
-/* The sum of a usage by usage.weights, rounded up; at most 2^53. Its `weighted` is not looked at. */
+/* The sum of a usage by usage.weights, rounded up; at most 10^8. Its `weighted` is not looked at. */
 int64_t weir_meter_weigh(const weir_usage_t *usage, const weir_conf_upstream_usage_t *conf);
 
 /* Tokens of so many bytes, rounded up. */

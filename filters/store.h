@@ -13,7 +13,8 @@
 #include "core/lanes.h"
 #include "filter.h"
 
-/* The state of one limit; outlives configurations in which the limit is the same one. */
+/* The state of one limit, as a configuration has it: behind it is what all configurations share in which the limit is
+ * the same one. It knows whether its configuration's quotas are those in force, which are the ones last acquired. */
 typedef struct weir_store_limit weir_store_limit_t;
 
 /* Hash of the key's parts, each with its length before it, so that {a, bc} and {ab, c} differ; see `key` below. */
@@ -25,11 +26,17 @@ typedef struct {
  * displaced, or until `leave`. */
 typedef struct weir_store_place weir_store_place_t;
 
-/* What an item is decided by when its limit has a queue. */
+/* What an item is decided by when its limit has a queue.
+ *
+ * Slots of several limits are taken in the order of the items, which is that of the limits in every request: whoever
+ * waits for one holds those of the items before it - they are in use - and has nothing of what comes after it, and no
+ * rate or tokens. So nobody waits for someone who waits for him, and nobody waits twice in one line. */
 typedef struct {
     weir_str_t tenant; /* must live until the place is left */
     weir_lane_t lane;
-    weir_store_place_t *place; /* the store's; NULL: it does not wait */
+    /* the store's */
+    weir_store_place_t *place; /* NULL: it does not wait */
+    bool holds;                /* a slot, while one of the items after it waits */
 } weir_store_queueing_t;
 
 typedef enum { WEIR_STORE_FREE, WEIR_STORE_LIMITED, WEIR_STORE_QUEUE_FULL } weir_store_refusal_t;
@@ -37,7 +44,7 @@ typedef enum { WEIR_STORE_FREE, WEIR_STORE_LIMITED, WEIR_STORE_QUEUE_FULL } weir
 typedef struct {
     /* asked */
     weir_store_limit_t *limit;
-    const weir_conf_quota_t *quota; /* of this key: the limit's own or a tenant's */
+    const weir_conf_quota_t *quota; /* of this key: the limit's own or a tenant's; of the limit's configuration */
     weir_store_key_t key;
     int64_t cost;                    /* in the limit's unit; what is reserved, where the unit is llm_tokens */
     int64_t spent;                   /* for settle: what it came to, in the limit's unit */
@@ -82,19 +89,23 @@ enum { WEIR_STORE_CLOSEST_MAX = 20 };
 
 struct weir_store {
     /* The state of `limit`, kept from an earlier configuration if it has the same name, algorithm, window and key;
-     * a changed max_keys resizes it. One reference. */
+     * a changed max_keys resizes it. Its quotas are copied, and in force from now on: buckets fill up at their rates,
+     * and those who wait do so by their numbers, also of requests that began before. One reference. */
     weir_store_limit_t *(*limit_acquire)(weir_store_t *store, const weir_conf_limit_t *limit);
     void (*limit_release)(weir_store_t *store, weir_store_limit_t *limit);
+    /* It is now_ns at least: before limits change. */
+    void (*tell_time)(weir_store_t *store, int64_t now_ns);
     /* The hash of a key's parts, of this store's own kind. */
     weir_store_key_t (*key)(const weir_store_t *store, const void *parts, size_t len);
-    /* count <= WEIR_LIMITS_PER_ROUTE_MAX, each limit once. Returns whether all enforced items were admitted in
-     * *admitted. PENDING: the items are answered by `collect` after the ticket was told, or after timeout_ns at most.
-     * QUEUED: only slots were missing; the ticket is told when it has one (which it then holds until it asks) or was
-     * displaced, and the same items are decided anew by calling this again - early, and it is QUEUED again - or given
-     * up by `leave`. */
+    /* count <= WEIR_LIMITS_PER_ROUTE_MAX, each limit once, in an order that is the same for all requests. Returns
+     * whether all enforced items were admitted in *admitted. PENDING: the items are answered by `collect` after the
+     * ticket was told, or after timeout_ns at most. QUEUED: only slots were missing, and it waits for the first of
+     * them; the ticket is told when it has it or was displaced, and the same items are decided anew, with the slots
+     * that it has, by calling this again - early, and it is QUEUED again and keeps its place - or given up by `leave`.
+     * How long it waits is the caller's to say. Refused, it has given back all. */
     weir_store_answer_t (*decide)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns,
                                   weir_ticket_t ticket, bool *admitted);
-    /* Gives up the place that one of the items may have in a queue, and a slot that it was granted. */
+    /* Gives up the place that one of the items may have in a queue, and all slots that it has. */
     void (*leave)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns);
     int64_t timeout_ns; /* 0, and no collect and abandon: never PENDING */
     /* The answer to a PENDING decision; PENDING again where it is not there and timeout_ns are not over. */
@@ -103,14 +114,16 @@ struct weir_store {
     /* Nobody will collect: the store refunds what it charged, now or when it hears of it. */
     void (*abandon)(weir_store_t *store, weir_ticket_t ticket);
     /* The request is over: gives back what a decision charged (items as they were answered), as if it had not been; or
-     * settles it: a slot is given back, a reservation becomes what was spent, of bytes what was spent over `cost` is
-     * charged too - there or not: what is not there is a debt. Either, once. */
+     * settles it: a slot is given back, a reservation becomes what was spent, and so does `cost` where the unit is
+     * request_bytes: what was spent over it is charged too - there or not: what is not there is a debt - and what was
+     * not spent is given back. Either, once. */
     void (*refund)(weir_store_t *store, const weir_store_item_t *items, size_t count, int64_t now_ns);
     void (*settle)(weir_store_t *store, const weir_store_item_t *items, size_t count, int64_t now_ns);
     /* Answers the items as decide would now, each by itself; nothing changes. */
     void (*peek)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns);
-    /* Forgets what the item's key has used. Slots in use and reservations stay: they end with their requests. */
-    void (*reset)(weir_store_t *store, const weir_store_item_t *item, int64_t now_ns);
+    /* Forgets what the item's key has used. Slots in use and reservations stay: they end with their requests. False:
+     * there is no room for a row of the key, what it has used is among what others have, and all stays as it is. */
+    bool (*reset)(weir_store_t *store, const weir_store_item_t *item, int64_t now_ns);
 
     /* Of a limit by its name (the newest, if two configurations have one): 0 for an unknown one. */
     size_t (*limit_keys)(weir_store_t *store, const char *name); /* rows in use */
@@ -119,7 +132,7 @@ struct weir_store {
     bool (*wants_name)(weir_store_t *store, const weir_store_item_t *item, unsigned used_permille, int64_t now_ns);
     void (*note_name)(weir_store_t *store, const weir_store_item_t *item, unsigned used_permille, int64_t now_ns,
                       const char *name, size_t len);
-    /* The keys with the smallest part of their quota left, the tightest first. */
+    /* The keys with the smallest part of their quota left, the tightest first; since the quotas changed last. */
     size_t (*closest)(weir_store_t *store, const char *name, int64_t now_ns,
                       weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX]);
     void (*destroy)(weir_store_t *store);

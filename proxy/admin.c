@@ -98,10 +98,13 @@ static void show(weir_server_t *server, weir_metric_t metric, const char *label)
     weir_metrics_series(server->metrics, NULL, metric, &label);
 }
 
-static void collect_queue(weir_server_t *server, const char *limit)
+/* One that a reload took away is shown until nobody waits in it any more. */
+static void collect_queue(weir_server_t *server, const char *limit, bool is_there)
 {
     size_t depth[WEIR_LANES];
     server->store->queue_depth(server->store, limit, depth);
+    if (!is_there && depth[WEIR_LANE_URGENT] + depth[WEIR_LANE_NORMAL] + depth[WEIR_LANE_BACKGROUND] == 0)
+        return;
     for (weir_lane_t lane = 0; lane != WEIR_LANES; ++lane)
         set_gauge(server, WEIR_METRIC_QUEUE_DEPTH, (const char *[]){limit, weir_word_lane(lane)}, (double)depth[lane]);
     show(server, WEIR_METRIC_QUEUE_WAIT, limit);
@@ -116,8 +119,7 @@ static void collect_named(weir_server_t *server)
         const char *name = conf->limits.entries[i].name;
         set_gauge(server, WEIR_METRIC_LIMIT_KEYS, &name, (double)server->store->limit_keys(server->store, name));
         show(server, WEIR_METRIC_LIMIT_OVERFLOW, name);
-        if (conf->limits.entries[i].queue.size != 0)
-            collect_queue(server, name);
+        collect_queue(server, name, conf->limits.entries[i].queue.size != 0);
     }
     for (size_t i = 0; i != conf->listeners.size; ++i) {
         show(server, WEIR_METRIC_CONNECTIONS, conf->listeners.entries[i].name);

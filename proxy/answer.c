@@ -142,7 +142,7 @@ static void add_number(h2o_req_t *req, weir_str_t name, int64_t number)
 /* When to come again: the one place where it is computed. Never early; a wait over a minute is not worth a retry. */
 static void add_retry_after(h2o_req_t *req, int64_t wait_ns)
 {
-    int64_t ms = (wait_ns + 999999) / 1000000, s = (wait_ns + 999999999) / 1000000000;
+    int64_t ms = wait_ns / 1000000 + (wait_ns % 1000000 != 0), s = wait_ns / 1000000000 + (wait_ns % 1000000000 != 0);
     add_number(req, WEIR_STR("Retry-After"), s < 1 ? 1 : s);
     add_number(req, WEIR_STR("retry-after-ms"), ms < 1 ? 1 : ms);
     if (wait_ns > (int64_t)60 * 1000000000)

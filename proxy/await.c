@@ -3,20 +3,24 @@
 #include <stdlib.h>
 #include "exchange.h"
 
-static void begin(weir_exchange_t *exchange, weir_waits_t state)
+static int64_t left_ns(const weir_exchange_t *exchange)
+{
+    return weir_exchange_total_ns(exchange) - exchange->wait.total_ns;
+}
+
+static void begin(weir_exchange_t *exchange, weir_waits_t state, int64_t wait_ns, h2o_timeout_cb on_late)
 {
     exchange->wait.state = state;
     exchange->wait.began_ns = weir_clock_turn_ns;
+    exchange->wait.timer.cb = on_late;
+    weir_timer_start(exchange->worker, &exchange->wait.timer, wait_ns < left_ns(exchange) ? wait_ns : left_ns(exchange));
 }
 
 static void end(weir_exchange_t *exchange)
 {
-    int64_t waited_ns = weir_clock_turn_ns - exchange->wait.began_ns;
     if (exchange->wait.state == WEIR_WAITS_NOT)
         return;
-    if (exchange->wait.state == WEIR_WAITS_FOR_TICKET)
-        exchange->wait.ticket_ns += waited_ns;
-    exchange->wait.total_ns += waited_ns;
+    exchange->wait.total_ns += weir_clock_turn_ns - exchange->wait.began_ns;
     exchange->wait.state = WEIR_WAITS_NOT;
     weir_timer_stop(&exchange->wait.timer);
 }
@@ -28,10 +32,6 @@ void weir_exchange_wake(void *argument)
         return;
     end(exchange);
     exchange->request.now_ns = weir_clock_turn_ns;
-    if (exchange->wait.ticket_ns >= weir_exchange_total_ns(exchange)) {
-        weir_exchange_answer_reason(exchange, WEIR_REASON_TIMEOUT_TOTAL, NULL);
-        return;
-    }
     weir_verdict_t verdict = weir_chain_wake(exchange->snapshot->chain, &exchange->run, &exchange->request);
     weir_exchange_go_on(exchange, &verdict);
 }
@@ -81,12 +81,19 @@ static void on_body_progress(weir_body_t *body)
         take_body(exchange);
 }
 
+static void on_body_late(h2o_timeout_entry_t *entry)
+{
+    weir_exchange_t *exchange = H2O_STRUCT_FROM_MEMBER(weir_exchange_t, wait.timer, entry);
+    exchange->req->http1_is_persistent = 0;
+    answer_body(exchange, WEIR_REASON_TIMEOUT_CLIENT, "the whole body did not come within the route's timeout");
+}
+
 void weir_await_body(weir_exchange_t *exchange)
 {
     weir_body_t *body = exchange->body;
     exchange->wait.pick = h2o_mem_alloc(sizeof(*exchange->wait.pick));
     weir_json_pick_init(exchange->wait.pick);
-    begin(exchange, WEIR_WAITS_FOR_BODY);
+    begin(exchange, WEIR_WAITS_FOR_BODY, INT64_MAX, on_body_late);
     body->on_progress = on_body_progress;
     weir_body_want_whole(body);
     on_body_progress(body);
@@ -109,11 +116,8 @@ static void on_body_failed(weir_body_t *body)
 
 void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns)
 {
-    int64_t total_ns = weir_exchange_total_ns(exchange) - exchange->wait.ticket_ns, wait_ns = until_ns - weir_clock_turn_ns;
-    begin(exchange, WEIR_WAITS_FOR_TICKET);
+    begin(exchange, WEIR_WAITS_FOR_TICKET, until_ns - weir_clock_turn_ns, on_late);
     exchange->body->on_progress = on_body_failed;
-    exchange->wait.timer.cb = on_late;
-    weir_timer_start(exchange->worker, &exchange->wait.timer, wait_ns < total_ns ? wait_ns : total_ns);
 }
 
 void weir_await_dispose(weir_exchange_t *exchange)

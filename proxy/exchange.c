@@ -80,6 +80,18 @@ static void take_stats(weir_exchange_t *exchange)
     exchange->call = NULL;
 }
 
+/* What the chain decided is settled before the caller has the last byte: what he sends next meets it so. */
+static void settle(weir_exchange_t *exchange)
+{
+    weir_outcome_t outcome = {.reason = exchange->reason,
+                              .status = exchange->answering ? exchange->req->res.status : 0,
+                              .ran = exchange->stats.attempts != 0,
+                              .answered = exchange->stats.first_byte_ns != 0,
+                              .body_bytes = (int64_t)exchange->body->size,
+                              .now_ns = weir_clock_turn_ns};
+    weir_chain_done(exchange->snapshot->chain, &exchange->run, &exchange->request, &outcome);
+}
+
 /* The request's memory goes: answered, or the caller left. */
 static void on_dispose(void *argument)
 {
@@ -100,13 +112,7 @@ static void on_dispose(void *argument)
     int64_t ended_ns = weir_clock_turn_ns > exchange->answered_ns ? weir_clock_turn_ns : exchange->answered_ns;
     int64_t duration_ns = ended_ns - exchange->started_ns;
     int64_t overhead_ns = overhead_of(exchange, duration_ns);
-    weir_outcome_t outcome = {.reason = exchange->reason,
-                              .status = exchange->answering ? status : 0,
-                              .ran = exchange->stats.attempts != 0,
-                              .answered = exchange->stats.first_byte_ns != 0,
-                              .body_bytes = (int64_t)exchange->body->size,
-                              .now_ns = weir_clock_turn_ns};
-    weir_chain_done(exchange->snapshot->chain, &exchange->run, &exchange->request, &outcome);
+    settle(exchange);
     weir_exchange_count_tokens(exchange);
     weir_exchange_count_end(exchange, status, overhead_ns, duration_ns);
     log_access(exchange, status, overhead_ns, duration_ns);
@@ -129,6 +135,8 @@ static void send_bytes(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t coun
         h2o_start_response(exchange->req, &exchange->generator);
     }
     exchange->sending = state == H2O_SEND_STATE_IN_PROGRESS;
+    if (!exchange->sending)
+        settle(exchange);
     h2o_send(exchange->req, bufs, count, state);
     if (exchange->answered_ns == 0)
         exchange->answered_ns = weir_clock_now_ns();
@@ -383,7 +391,7 @@ static void call_upstream(weir_exchange_t *exchange)
         .is_head = weir_str_is(request->method, WEIR_STR("HEAD")),
         .is_idempotent = is_one_of(request->method, idempotent, sizeof(idempotent) / sizeof(idempotent[0])),
         .expects_body = is_one_of(request->method, with_body, sizeof(with_body) / sizeof(with_body[0])),
-        .total_ns = weir_exchange_total_ns(exchange) - exchange->wait.ticket_ns,
+        .total_ns = weir_exchange_total_ns(exchange) - exchange->wait.total_ns,
         .body = exchange->body,
         .sink = &exchange->sink};
     exchange->injected = weir_inject_wanted(request);

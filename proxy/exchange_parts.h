@@ -30,8 +30,7 @@ typedef struct weir_exchange {
         weir_waits_t state;
         h2o_timeout_entry_t timer;
         int64_t began_ns;
-        int64_t total_ns;        /* of all waits: no overhead of weir's */
-        int64_t ticket_ns;       /* of those for a ticket: part of the route's timeout */
+        int64_t total_ns;        /* of all waits: a part of the route's timeout, and no overhead of weir's */
         weir_json_pick_t *pick;  /* what reads the body; freed when the call begins */
         uint64_t picked;         /* bytes of the body that it has read */
     } wait;

@@ -97,6 +97,7 @@ static void write_limit(weir_json_out_t *out, const weir_limit_explained_t *expl
     weir_json_out_string(out, "key", explained->key);
     weir_json_out_integer(out, "quota", explained->quota);
     weir_json_out_integer(out, "remaining", explained->item.remaining);
+    weir_json_out_integer(out, "cost", explained->item.cost);
     weir_json_out_string(out, "would", words[would]);
     if (would == REFUSE)
         write_retry_after(out, &explained->item);

@@ -24,7 +24,7 @@ bool weir_inject_wanted(const weir_request_t *request)
            picked->is_stream && picked->include_usage != WEIR_JSON_TRUE &&
            (picked->stream_options == WEIR_JSON_ABSENT || picked->stream_options == WEIR_JSON_NULL ||
             picked->stream_options == WEIR_JSON_OBJECT) &&
-           path_ends_with(request->target, WEIR_STR("/completions"));
+           weir_str_is(request->method, WEIR_STR("POST")) && path_ends_with(request->target, WEIR_STR("/completions"));
 }
 
 void weir_inject_splice(const weir_json_picked_t *picked, weir_splices_t *splices)

@@ -70,19 +70,39 @@ static const char *check_correlation(weir_str_t value)
                                                      : "A correlation id is made of letters, digits and ._:/+=@-";
 }
 
+/* -1: it is none. */
+static int64_t read_count(weir_str_t value)
+{
+    int64_t count = 0;
+    for (size_t i = 0; i != value.len; ++i) {
+        if (!isdigit((unsigned char)value.base[i]) || count > WEIR_JSON_INTEGER_MAX / 10)
+            return -1;
+        count = count * 10 + (value.base[i] - '0');
+    }
+    return count <= WEIR_JSON_INTEGER_MAX ? count : -1;
+}
+
+static const char *check_count(weir_str_t value)
+{
+    return read_count(value) >= 0 ? NULL : "It is a whole number, at most 9007199254740992";
+}
+
 static const struct {
     const char *name;
     const char *(*check)(weir_str_t value); /* NULL: any value, or it is checked later */
     const char *alias;                      /* as it is called in a key's name */
+    bool may_be_empty;
 } parameters[WEIR_ASKED_COUNT] = {
     [WEIR_ASKED_LISTENER] = {"listener"},
     [WEIR_ASKED_PATH] = {"path", NULL, "route"},
     [WEIR_ASKED_METHOD] = {"method", check_method},
     [WEIR_ASKED_HOST] = {"host"},
     [WEIR_ASKED_TENANT] = {"tenant", check_tenant},
-    [WEIR_ASKED_MODEL] = {"model", check_model},
+    [WEIR_ASKED_MODEL] = {"model", check_model, .may_be_empty = true},
     [WEIR_ASKED_CLIENT_IP] = {"client_ip", check_client_ip},
     [WEIR_ASKED_CORRELATION] = {"correlation", check_correlation},
+    [WEIR_ASKED_TOKENS] = {"tokens", check_count},
+    [WEIR_ASKED_BYTES] = {"bytes", check_count},
 };
 
 const char *weir_asked_name(weir_asked_t asked)
@@ -97,8 +117,8 @@ bool weir_question_has(const weir_question_t *question, weir_asked_t asked)
 
 bool weir_question_has_header(const weir_question_t *question, const char *name)
 {
-    for (size_t i = 0; i != question->request.field_count; ++i)
-        if (strcasecmp(question->fields[i].name->base, name) == 0)
+    for (size_t i = 0; i != question->header_count; ++i)
+        if (strcasecmp(question->headers[i], name) == 0)
             return true;
     return false;
 }
@@ -138,31 +158,39 @@ static const char *not_valid(h2o_req_t *req, weir_asked_t asked, const char *why
     return weir_page_format(req, "The parameter %s is not valid. %s.", parameters[asked].name, why);
 }
 
-static const char *take_parameter(weir_question_t *question, weir_asked_t asked, weir_str_t value)
+static const char *take_parameter(weir_question_t *question, weir_asked_t asked, const char *name, weir_str_t value)
 {
     if (weir_question_has(question, asked))
         return weir_page_format(question->req, "The parameter %s is there twice.", parameters[asked].name);
-    if (value.len == 0)
+    if (value.len == 0 && !parameters[asked].may_be_empty)
         return weir_page_format(question->req, "The parameter %s is empty.", parameters[asked].name);
     const char *wrong = parameters[asked].check != NULL ? parameters[asked].check(value) : NULL;
     if (wrong != NULL)
         return not_valid(question->req, asked, wrong);
     question->given[asked] = value;
+    question->called[asked] = name;
     return NULL;
+}
+
+static void add_field(weir_question_t *question, weir_str_t name, weir_str_t value)
+{
+    weir_str_t *kept = h2o_mem_alloc_pool(&question->req->pool, sizeof(*kept));
+    *kept = name;
+    question->fields[question->request.field_count++] = (weir_field_t){.name = kept, .value = value};
 }
 
 static const char *take_header(weir_question_t *question, weir_str_t name, weir_str_t value)
 {
-    weir_str_t *lower = h2o_mem_alloc_pool(&question->req->pool, sizeof(*lower));
-    *lower = name;
     h2o_strtolower((char *)name.base, name.len);
     if (!is_token(name))
         return weir_page_format(question->req, "header.%.*s: that is no header's name.", QUOTED(name));
     if (weir_question_has_header(question, name.base))
         return weir_page_format(question->req, "The parameter header.%.*s is there twice.", QUOTED(name));
-    if (question->request.field_count == WEIR_H1_FIELDS_MAX)
+    if (question->header_count == WEIR_H1_FIELDS_MAX)
         return "A request has at most 100 headers.";
-    question->fields[question->request.field_count++] = (weir_field_t){.name = lower, .value = value};
+    question->headers[question->header_count++] = name.base;
+    if (value.len != 0)
+        add_field(question, name, value);
     return NULL;
 }
 
@@ -176,7 +204,7 @@ static const char *take(weir_question_t *question, weir_str_t name, weir_str_t v
 {
     for (weir_asked_t asked = 0; asked != WEIR_ASKED_COUNT; ++asked)
         if (is_called(asked, name.base))
-            return take_parameter(question, asked, value);
+            return take_parameter(question, asked, name.base, value);
     if (strncmp(name.base, header_prefix, header_prefix_len) == 0) {
         weir_str_t header = {name.base + header_prefix_len, name.len - header_prefix_len};
         return take_header(question, header, value);
@@ -259,6 +287,11 @@ static void find_client_ip(weir_question_t *question)
     question->request.client_ip = weir_client_ip(&question->request, (weir_str_t){kept.base, kept.len});
 }
 
+static int64_t count_or(const weir_question_t *question, weir_asked_t asked, int64_t otherwise)
+{
+    return weir_question_has(question, asked) ? read_count(question->given[asked]) : otherwise;
+}
+
 static void describe(weir_question_t *question)
 {
     weir_request_t *request = &question->request;
@@ -268,14 +301,14 @@ static void describe(weir_question_t *question)
     request->trusted = true;
     request->now_ns = weir_clock_turn_ns;
     request->wall_ms = weir_clock_wall_ms();
-    request->body_bytes = 1;
+    request->body_bytes = count_or(question, WEIR_ASKED_BYTES, 1);
     request->picked = &question->picked;
     request->alloc = alloc;
     request->tenant = given_or(question, WEIR_ASKED_TENANT, NULL);
     request->correlation_id = given_or(question, WEIR_ASKED_CORRELATION, NULL);
     weir_str_t model = given_or(question, WEIR_ASKED_MODEL, NULL);
     question->picked.is_object = true;
-    question->picked.max_tokens = -1;
+    question->picked.max_tokens = count_or(question, WEIR_ASKED_TOKENS, -1);
     question->picked.model_len = model.len;
     memcpy(question->picked.model, model.base, model.len);
     find_client_ip(question);
@@ -288,6 +321,7 @@ weir_question_t *weir_question_read(h2o_req_t *req)
     weir_question_t *question = h2o_mem_alloc_pool(&req->pool, sizeof(*question));
     *question = (weir_question_t){.req = req, .request.conf = weir_page_server(req)->snapshot->conf};
     question->fields = h2o_mem_alloc_pool(&req->pool, WEIR_H1_FIELDS_MAX * sizeof(*question->fields));
+    question->headers = h2o_mem_alloc_pool(&req->pool, WEIR_H1_FIELDS_MAX * sizeof(*question->headers));
     const char *wrong = read_query(question, query);
     if (wrong == NULL)
         wrong = find_path(question);

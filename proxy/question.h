@@ -3,8 +3,9 @@
 
 /* A request that nobody sent, described by a query: what /explain and DELETE /limits/NAME ask about.
  *
- * It comes from a trusted peer, and its body is one byte long and of JSON, with a `model` where one is given. Values
- * are percent-decoded, and a + is a space. Control thread; everything lives as long as the query's own request. */
+ * It comes from a trusted peer, and its body is of JSON, with a `model` where one is given that is not empty, asks for
+ * `tokens` at most, and is `bytes` long, or one byte. Of a header that is given as empty there is none. Values are
+ * percent-decoded, and a + is a space. Control thread; everything lives as long as the query's own request. */
 
 #include <h2o.h>
 #include "../filters/filter.h"
@@ -19,15 +20,20 @@ typedef enum {
     WEIR_ASKED_MODEL,
     WEIR_ASKED_CLIENT_IP,
     WEIR_ASKED_CORRELATION,
+    WEIR_ASKED_TOKENS,
+    WEIR_ASKED_BYTES,
     WEIR_ASKED_COUNT,
 } weir_asked_t;
 
 typedef struct {
     weir_request_t request; /* first */
     h2o_req_t *req;
-    weir_str_t given[WEIR_ASKED_COUNT]; /* a base of NULL: not there */
-    weir_field_t *fields;               /* of header.NAME */
-    weir_str_t path;                    /* under which routes match */
+    weir_str_t given[WEIR_ASKED_COUNT];   /* a base of NULL: not there */
+    const char *called[WEIR_ASKED_COUNT]; /* as the query has it: path, or route */
+    const char **headers;                 /* NAMEs of header.NAME, in lower case */
+    size_t header_count;
+    weir_field_t *fields; /* of those that are not empty */
+    weir_str_t path;      /* under which routes match */
     weir_json_picked_t picked;
 } weir_question_t;
 

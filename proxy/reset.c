@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include "../filters/limit.h"
 #include "../filters/limit_key.h"
 #include "admin.h"
@@ -41,7 +42,7 @@ static const weir_conf_limit_t *find_limit(h2o_req_t *req)
     return NULL;
 }
 
-/* -- what is missing ---------------------------------------------------------------------------------------------- */
+/* -- what is missing, and what is too much ------------------------------------------------------------------------ */
 
 static bool has_part(const weir_question_t *question, const weir_conf_key_part_t *part)
 {
@@ -133,30 +134,69 @@ static void write_example(FILE *file, const weir_conf_t *conf, const weir_conf_l
     }
 }
 
+static weir_page_list_t list_parts(h2o_req_t *req, const weir_conf_limit_t *limit)
+{
+    weir_page_list_t parts = {0};
+    for (size_t i = 0; i != limit->key.size; ++i)
+        weir_page_list_add(&parts, name_part(req, &limit->key.entries[i]));
+    return parts;
+}
+
 static void refuse_missing(h2o_req_t *req, const weir_conf_limit_t *limit, const char *missing)
 {
     weir_page_writing_t example;
-    weir_page_list_t parts = {0};
+    weir_page_list_t parts = list_parts(req, limit);
     weir_page_begin(&example);
     write_example(example.file, weir_page_server(req)->snapshot->conf, limit);
     weir_page_end(&example);
-    for (size_t i = 0; i != limit->key.size; ++i)
-        weir_page_list_add(&parts, name_part(req, &limit->key.entries[i]));
     const char *detail = weir_page_format(req, "The parameter %s is missing; limit %s counts by %.400s. Such as %.600s",
                                           missing, limit->name, parts.text, example.text);
     free(example.text);
     weir_admin_refuse(req, WEIR_REASON_MALFORMED, 400, detail);
 }
 
-/* -- the key ------------------------------------------------------------------------------------------------------ */
-
-static bool counts_by(const weir_conf_limit_t *limit, weir_conf_key_kind_t kind)
+static bool counts_by_header(const weir_conf_limit_t *limit, const char *name)
 {
     for (size_t i = 0; i != limit->key.size; ++i)
-        if (limit->key.entries[i].kind == kind)
+        if (limit->key.entries[i].kind == WEIR_KEY_HEADER && strcasecmp(limit->key.entries[i].header, name) == 0)
             return true;
     return false;
 }
+
+/* Whether the parameter tells a part of the limit's key; of a route several do. */
+static bool is_of_key(const weir_conf_limit_t *limit, weir_asked_t asked)
+{
+    bool is_of_route = asked == WEIR_ASKED_LISTENER || asked == WEIR_ASKED_METHOD || asked == WEIR_ASKED_HOST;
+    if (is_of_route)
+        return weir_limit_key_counts_by(limit, WEIR_KEY_ROUTE);
+    for (size_t i = 0; i != limit->key.size; ++i)
+        if (tellers[limit->key.entries[i].kind].asked == asked)
+            return true;
+    return false;
+}
+
+/* The parameters that tell nothing of the limit's key: who gives one means another limit, or another key. */
+static weir_page_list_t list_strays(const weir_question_t *question, const weir_conf_limit_t *limit)
+{
+    weir_page_list_t strays = {0};
+    for (weir_asked_t asked = 0; asked != WEIR_ASKED_COUNT; ++asked)
+        if (weir_question_has(question, asked) && !is_of_key(limit, asked))
+            weir_page_list_add(&strays, question->called[asked]);
+    for (size_t i = 0; i != question->header_count; ++i)
+        if (!counts_by_header(limit, question->headers[i]))
+            weir_page_list_add(&strays, weir_page_format(question->req, "header.%s", question->headers[i]));
+    return strays;
+}
+
+static void refuse_strays(h2o_req_t *req, const weir_conf_limit_t *limit, const char *strays)
+{
+    weir_page_list_t parts = list_parts(req, limit);
+    weir_admin_refuse(req, WEIR_REASON_MALFORMED, 400,
+                      weir_page_format(req, "Limit %s does not count by %.400s; it counts by %.400s.", limit->name,
+                                       strays, parts.len != 0 ? parts.text : "nothing, and is one for all"));
+}
+
+/* -- the key ------------------------------------------------------------------------------------------------------ */
 
 /* What is wrong with the route that was found; NULL: nothing. */
 static const char *check_route(const weir_question_t *question, const weir_router_match_t *match,
@@ -175,7 +215,7 @@ static const char *check_route(const weir_question_t *question, const weir_route
 static bool find_route(weir_question_t *question, const weir_conf_limit_t *limit)
 {
     find_some_route(question->request.conf, limit, &question->request.listener);
-    if (!counts_by(limit, WEIR_KEY_ROUTE))
+    if (!weir_limit_key_counts_by(limit, WEIR_KEY_ROUTE))
         return true;
     if (!weir_question_listen(question))
         return false;
@@ -196,13 +236,20 @@ static void name_key(const weir_question_t *question, const weir_conf_limit_t *l
     weir_limit_key_dispose(&key);
 }
 
-static void reset(weir_question_t *question, const weir_conf_limit_t *limit)
+static void refuse_shared(h2o_req_t *req, const weir_conf_limit_t *limit)
+{
+    weir_admin_refuse(req, WEIR_REASON_UNSUPPORTED, 409,
+                      weir_page_format(req,
+                                       "The key has no row of its own: the table is full, and it shares one bucket "
+                                       "with others; raise limits.%s.max_keys.",
+                                       limit->name));
+}
+
+static void answer_reset(weir_question_t *question, const weir_conf_limit_t *limit)
 {
     h2o_req_t *req = question->req;
     char peer[64], key[WEIR_LIMIT_KEY_NAME_MAX];
     weir_page_writing_t body;
-    weir_limit_reset(weir_page_server(req)->snapshot->chain, &question->request,
-                     (size_t)(limit - question->request.conf->limits.entries));
     name_key(question, limit, key);
     weir_log_event(WEIR_LOG_INFO, "limit %s: a fresh start for the key '%s', asked for by %s", limit->name, key,
                    weir_page_peer(req, peer));
@@ -213,6 +260,16 @@ static void reset(weir_question_t *question, const weir_conf_limit_t *limit)
     weir_json_out_string(&out, "key", key);
     weir_json_out_close(&out, '}');
     weir_page_answer_written(req, "application/json", &body);
+}
+
+static void reset(weir_question_t *question, const weir_conf_limit_t *limit)
+{
+    const weir_chain_t *chain = weir_page_server(question->req)->snapshot->chain;
+    size_t index = (size_t)(limit - question->request.conf->limits.entries);
+    if (weir_limit_reset(chain, &question->request, index))
+        answer_reset(question, limit);
+    else
+        refuse_shared(question->req, limit);
 }
 
 void weir_reset_answer(h2o_req_t *req)
@@ -228,8 +285,11 @@ void weir_reset_answer(h2o_req_t *req)
     weir_question_t *question = weir_question_read(req);
     if (question == NULL)
         return;
+    weir_page_list_t strays = list_strays(question, limit);
     const char *missing = find_missing(question, limit);
-    if (missing != NULL)
+    if (strays.len != 0)
+        refuse_strays(req, limit, strays.text);
+    else if (missing != NULL)
         refuse_missing(req, limit, missing);
     else if (find_route(question, limit))
         reset(question, limit);

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "clock.h"
 #include "exchange.h"
 #include "upstream.h"
 
@@ -38,6 +39,7 @@ weir_snapshot_t *weir_snapshot_create(weir_server_t *server, weir_conf_t *conf, 
     weir_snapshot_t *snapshot = h2o_mem_alloc(sizeof(*snapshot));
     *snapshot = (weir_snapshot_t){.conf = conf, .references = 1};
     weir_conf_acquire(conf);
+    server->store->tell_time(server->store, weir_clock_now_ns());
     snapshot->chain = weir_chain_create(conf, server->store);
     snapshot->listeners = h2o_mem_alloc((conf->listeners.size + 1) * sizeof(*snapshot->listeners));
     for (size_t i = 0; i < conf->listeners.size; ++i)

@@ -56,7 +56,7 @@ run_pytest() { # BUILD WORKERS [WRAPPER...]
     WEIR_BIN=$root/$1/weir WEIR_WORKERS=$2 PYTHONDONTWRITEBYTECODE=1
     export WEIR_BIN WEIR_WORKERS PYTHONDONTWRITEBYTECODE
     shift 2
-    limited 780 "$@" "$python" -m pytest -q -ra -p no:cacheprovider --durations=8 \
+    limited 1080 "$@" "$python" -m pytest -q -ra -p no:cacheprovider --durations=8 \
         --junitxml="$logs/$part.xml" tests/http
 }
 

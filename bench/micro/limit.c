@@ -22,6 +22,7 @@ typedef struct {
     weir_conf_listener_t listener;
     weir_conf_tenant_t tenant;
     weir_conf_route_t route;
+    weir_conf_upstream_t upstream;
     void *filter;
     weir_store_limit_t *states[2];
     weir_conf_limit_t kinds[KINDS]; /* slots, llm_tokens, an exact window */
@@ -156,6 +157,7 @@ static void filter_request(uint32_t call, bool with_head)
     request.conf = &bench.conf;
     request.listener = &bench.listener;
     request.route = &bench.route;
+    request.upstream = &bench.upstream;
     request.tenant = (weir_str_t){bench.asked_names[call], strlen(bench.asked_names[call])};
     request.now_ns = bench.now_ns += 10;
     request.alloc = alloc;
@@ -207,6 +209,8 @@ static void set_up_conf(void)
     bench.conf.limits.size = 2;
     bench.conf.listeners.entries = &bench.listener;
     bench.conf.listeners.size = 1;
+    bench.conf.upstreams.entries = &bench.upstream;
+    bench.conf.upstreams.size = 1;
     bench.listener.name = "inbound";
     bench.listener.tenant = &bench.tenant;
     bench.listener.routes.entries = &bench.route;

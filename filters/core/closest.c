@@ -177,6 +177,17 @@ void weir_closest_note(weir_closest_t *closest, weir_key_t key, unsigned used_pe
     pthread_mutex_unlock(&closest->lock);
 }
 
+void weir_closest_forget(weir_closest_t *closest)
+{
+    pthread_mutex_lock(&closest->lock);
+    for (set_t *set = closest->sets; set < closest->sets + SETS; ++set)
+        for (int way = 0; way < WAYS; ++way) {
+            atomic_store_explicit(&set->noted_ns[way], -WEIR_CLOSEST_STALE_NS, memory_order_relaxed);
+            atomic_store_explicit(&set->stamp[way], 0, memory_order_relaxed);
+        }
+    pthread_mutex_unlock(&closest->lock);
+}
+
 size_t weir_closest_list(weir_closest_t *closest, weir_closest_key_t *keys)
 {
     size_t count = 0;

@@ -30,6 +30,8 @@ void weir_closest_destroy(weir_closest_t *closest);
 int weir_closest_wants(weir_closest_t *closest, weir_key_t key, unsigned used_permille, int64_t now_ns);
 void weir_closest_note(weir_closest_t *closest, weir_key_t key, unsigned used_permille, int64_t now_ns,
                        const char *name, size_t len, const void *extra, size_t extra_bytes);
+/* Nobody is known any more, and everybody is wanted. */
+void weir_closest_forget(weir_closest_t *closest);
 /* All that are known, in no order; room for WEIR_CLOSEST_PLACES. */
 size_t weir_closest_list(weir_closest_t *closest, weir_closest_key_t *keys);
 

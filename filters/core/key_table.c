@@ -327,31 +327,12 @@ size_t weir_key_table_count(const weir_key_table_t *table)
     return atomic_load_explicit(&table->count, memory_order_relaxed);
 }
 
-static int64_t latest_of(weir_key_shard_t *shards)
+void weir_key_table_each(weir_key_table_t *table, unsigned shard, void (*visit)(void *state, void *data), void *data)
 {
-    int64_t latest_ns = 0;
-    for (unsigned s = 0; s < WEIR_KEY_SHARDS; ++s) {
-        pthread_mutex_lock(&shards[s].lock);
-        if (shards[s].now_ns > latest_ns)
-            latest_ns = shards[s].now_ns;
-        pthread_mutex_unlock(&shards[s].lock);
-    }
-    return latest_ns;
-}
-
-void weir_key_table_each(weir_key_table_t *table, void (*visit)(void *state, int64_t now_ns, void *data), void *data)
-{
-    int64_t now_ns = latest_of(table->shards);
-    for (unsigned s = 0; s < WEIR_KEY_SHARDS; ++s) {
-        const part_t *part = &table->parts[s];
-        pthread_mutex_lock(&table->shards[s].lock);
-        if (table->shards[s].now_ns < now_ns)
-            table->shards[s].now_ns = now_ns; /* what is visited at a time is not used before it */
-        for (uint32_t place = 0; place < part->capacity; ++place)
-            if (part->tags[place] != 0)
-                visit(row_at(table, part, place)->state, now_ns, data);
-        pthread_mutex_unlock(&table->shards[s].lock);
-    }
+    const part_t *part = &table->parts[shard];
+    for (uint32_t place = 0; place < part->capacity; ++place)
+        if (part->tags[place] != 0)
+            visit(row_at(table, part, place)->state, data);
 }
 
 uint64_t weir_key_table_bytes(size_t state_bytes, size_t max_keys)

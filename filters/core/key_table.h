@@ -56,8 +56,8 @@ void weir_key_table_erase(weir_key_table_t *table, weir_key_t key);
 /* Rows over a smaller max_keys go as they become free. */
 void weir_key_table_resize(weir_key_table_t *table, size_t max_keys);
 size_t weir_key_table_count(const weir_key_table_t *table); /* rows in use */
-/* Visits every row under its shard's lock, at the latest time seen in any shard, which all of them have seen then. */
-void weir_key_table_each(weir_key_table_t *table, void (*visit)(void *state, int64_t now_ns, void *data), void *data);
+/* Visits every row of a shard, whose lock the caller holds. */
+void weir_key_table_each(weir_key_table_t *table, unsigned shard, void (*visit)(void *state, void *data), void *data);
 
 /* What a table comes to with all its rows, when keys are spread as hashes are. */
 uint64_t weir_key_table_bytes(size_t state_bytes, size_t max_keys);

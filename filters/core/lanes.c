@@ -1,6 +1,7 @@
 #include "lanes.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@ typedef struct {
 struct weir_line {
     lane_t lanes[WEIR_LANES];
     unsigned grants;
+    _Atomic size_t count; /* in all of them */
 };
 
 /* One that has somebody waiting. */
@@ -163,6 +165,7 @@ static void put_in(weir_lanes_t *lanes, weir_line_t *line, tenant_t *tenant, wei
     link_in_tenant(tenant, waiter);
     set_count(lanes, tenant, tenant->count + 1);
     ++lanes->depth[waiter->lane];
+    atomic_fetch_add_explicit(&line->count, 1, memory_order_relaxed);
 }
 
 static void take_out(weir_lanes_t *lanes, weir_waiter_t *waiter, weir_waiter_state_t state)
@@ -175,6 +178,7 @@ static void take_out(weir_lanes_t *lanes, weir_waiter_t *waiter, weir_waiter_sta
     if (tenant->count == 0)
         tenant_free(lanes, tenant);
     --lanes->depth[waiter->lane];
+    atomic_fetch_sub_explicit(&waiter->line->count, 1, memory_order_relaxed);
     waiter->line = NULL;
     waiter->tenant = NULL;
     waiter->state = state;
@@ -323,10 +327,7 @@ void weir_lanes_leave(weir_lanes_t *lanes, weir_waiter_t *waiter)
 
 bool weir_line_is_empty(const weir_line_t *line)
 {
-    for (int lane = 0; line != NULL && lane < WEIR_LANES; ++lane)
-        if (line->lanes[lane].oldest != NULL)
-            return false;
-    return true;
+    return line == NULL || atomic_load_explicit(&line->count, memory_order_relaxed) == 0;
 }
 
 void weir_line_free(weir_line_t *line)

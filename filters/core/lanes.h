@@ -54,7 +54,8 @@ weir_waiter_t *weir_lanes_grant(weir_lanes_t *lanes, weir_line_t *line, int64_t 
 /* Takes a waiting one out. */
 void weir_lanes_leave(weir_lanes_t *lanes, weir_waiter_t *waiter);
 
-/* A line is its owner's (a row of the limit's table), who frees it, empty, when he likes. */
+/* A line is its owner's (a row of the limit's table), who frees it, empty, when he likes. Whoever keeps others from
+ * entering may ask without the lanes' lock: an empty line stays empty then. */
 bool weir_line_is_empty(const weir_line_t *line); /* NULL is */
 void weir_line_free(weir_line_t *line);           /* empty, or NULL */
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 /* Costs are kept as running sums, modulo 2^64: what lies between two entries is a difference, found by a binary search.
- * The last entry's cost is never 0; that of one before it may be, after a refund. */
+ * No entry's cost is 0. */
 typedef struct weir_sliding_log_entry {
     int64_t at_ns;
     uint64_t sum; /* up to and with this one */
@@ -116,6 +116,13 @@ static void drop_oldest(weir_sliding_log_t *log, uint32_t count)
     log->count -= count;
 }
 
+/* One that has no cost. */
+static void drop(weir_sliding_log_t *log, uint32_t i)
+{
+    for (--log->count; i < log->count; ++i)
+        *entry_at(log, i) = *entry_at(log, i + 1);
+}
+
 static void forget(weir_sliding_log_t *log, int64_t window_ns, int64_t now_ns)
 {
     uint32_t count = first_counted(log, window_ns, now_ns);
@@ -144,17 +151,25 @@ static bool is_one_with_newest(const weir_sliding_log_t *log, int64_t window_ns,
     return newest_ns / part_ns == now_ns / part_ns;
 }
 
-static entry_t *append(weir_sliding_log_t *log, int64_t now_ns)
+/* Whether a window that is full can do without the oldest entry: as each has a cost, there is a debt with one more, and
+ * nothing fits when the oldest is forgotten and the next one is not. */
+static bool is_oldest_idle(const weir_sliding_log_t *log, int64_t limit)
+{
+    return log->count != 0 && (log->count >= limit || log->count == CAPACITY_MAX);
+}
+
+static entry_t *append(weir_sliding_log_t *log, int64_t limit, int64_t now_ns)
 {
     if (log->count == 0) {
         log->forgotten = 0;
         log->since_ns = now_ns;
     }
-    if (log->count == CAPACITY_MAX)
+    uint64_t sum = sum_before(log, log->count);
+    if (log->count == log->capacity && is_oldest_idle(log, limit))
         drop_oldest(log, 1); /* its cost becomes the next one's: the sum before it stays */
-    else if (log->count == log->capacity)
+    if (log->count == log->capacity)
         set_capacity(log, log->capacity != 0 ? log->capacity * 2 : CAPACITY_MIN);
-    uint64_t sum = sum_before(log, log->count++);
+    ++log->count;
     entry_t *entry = newest_of(log);
     *entry = (entry_t){.at_ns = now_ns, .sum = sum};
     return entry;
@@ -174,7 +189,8 @@ void weir_sliding_log_take(weir_sliding_log_t *log, weir_sliding_window_quota_t 
     int64_t room = INT64_MAX - total_from(log, 0), counts = cost < room ? cost : room;
     if (counts == 0)
         return;
-    entry_t *entry = is_one_with_newest(log, quota.window_ns, now_ns) ? newest_of(log) : append(log, now_ns);
+    entry_t *entry = is_one_with_newest(log, quota.window_ns, now_ns) ? newest_of(log)
+                                                                        : append(log, quota.limit, now_ns);
     entry->sum += (uint64_t)counts;
     if (now_ns > entry->at_ns)
         entry->at_ns = now_ns;
@@ -191,8 +207,8 @@ void weir_sliding_log_put_back(weir_sliding_log_t *log, weir_sliding_window_quot
     uint64_t back = (uint64_t)cost < there ? (uint64_t)cost : there;
     for (uint32_t i = at; i < log->count; ++i)
         entry_at(log, i)->sum -= back;
-    while (log->count != 0 && newest_of(log)->sum == sum_before(log, log->count - 1))
-        --log->count;
+    if (back == there)
+        drop(log, at);
     shrink(log);
 }
 

@@ -4,7 +4,7 @@
 
 typedef unsigned __int128 parts_t;
 
-static const parts_t used_max = ((parts_t)1 << 81) - 1;
+static const parts_t used_max = ((parts_t)1 << 80) - 1;
 
 static parts_t parts_of(int64_t tokens)
 {
@@ -32,14 +32,15 @@ static int64_t ns_to_fill(parts_t parts, uint64_t parts_per_ns)
 
 static parts_t used_at(const weir_token_bucket_t *bucket, uint64_t parts_per_ns, int64_t now_ns)
 {
-    parts_t used = (parts_t)bucket->used_high << 64 | bucket->used_low;
+    uint64_t high = bucket->used_high_and_rate & ((1U << WEIR_TOKEN_HIGH_BITS) - 1);
+    parts_t used = (parts_t)high << 64 | bucket->used_low;
     if (now_ns <= bucket->at_ns)
         return used;
     parts_t filled = (parts_t)((uint64_t)now_ns - (uint64_t)bucket->at_ns) * parts_per_ns;
     return used > filled ? used - filled : 0;
 }
 
-static void set_used(weir_token_bucket_t *bucket, parts_t used, uint64_t parts_per_ns, int64_t now_ns)
+static void set_used(weir_token_bucket_t *bucket, parts_t used, weir_token_bucket_quota_t quota, int64_t now_ns)
 {
     if (used == 0) {
         *bucket = (weir_token_bucket_t){0};
@@ -48,8 +49,9 @@ static void set_used(weir_token_bucket_t *bucket, parts_t used, uint64_t parts_p
     if (used > used_max)
         used = used_max;
     bucket->used_low = (uint64_t)used;
-    bucket->used_high = (uint64_t)(used >> 64);
-    bucket->parts_per_ns = parts_per_ns;
+    bucket->used_high_and_rate =
+        (uint64_t)(used >> 64) |
+        ((uint64_t)quota.parts_per_ns << 1 | (uint64_t)quota.is_least) << WEIR_TOKEN_HIGH_BITS;
     if (now_ns > bucket->at_ns)
         bucket->at_ns = now_ns;
 }
@@ -77,7 +79,7 @@ void weir_token_bucket_take(weir_token_bucket_t *bucket, weir_token_bucket_quota
 {
     assert(cost >= 0);
     parts_t used = used_at(bucket, quota.parts_per_ns, now_ns) + parts_of(cost);
-    set_used(bucket, used, quota.parts_per_ns, now_ns);
+    set_used(bucket, used, quota, now_ns);
 }
 
 void weir_token_bucket_put_back(weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
@@ -87,12 +89,12 @@ void weir_token_bucket_put_back(weir_token_bucket_t *bucket, weir_token_bucket_q
     parts_t back = parts_of(cost);
     if (now_ns > taken_ns) {
         uint64_t rate = quota.parts_per_ns; /* the faster one, if it changed */
-        rate = bucket->parts_per_ns > rate ? bucket->parts_per_ns : rate;
+        rate = weir_token_bucket_rate(bucket) > rate ? weir_token_bucket_rate(bucket) : rate;
         parts_t filled = (parts_t)((uint64_t)now_ns - (uint64_t)taken_ns) * rate;
         back = back > filled ? back - filled : 0;
     }
     parts_t used = used_at(bucket, quota.parts_per_ns, now_ns);
-    set_used(bucket, used > back ? used - back : 0, quota.parts_per_ns, now_ns);
+    set_used(bucket, used > back ? used - back : 0, quota, now_ns);
 }
 
 weir_told_t weir_token_bucket_tell(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
@@ -112,10 +114,18 @@ weir_told_t weir_token_bucket_tell(const weir_token_bucket_t *bucket, weir_token
 
 bool weir_token_bucket_is_full(const weir_token_bucket_t *bucket, int64_t now_ns)
 {
-    return used_at(bucket, bucket->parts_per_ns, now_ns) == 0;
+    return used_at(bucket, weir_token_bucket_rate(bucket), now_ns) == 0;
 }
 
-void weir_token_bucket_settle(weir_token_bucket_t *bucket, uint64_t parts_per_ns, int64_t now_ns)
+void weir_token_bucket_settle(weir_token_bucket_t *bucket, uint64_t parts_per_ns, bool is_least, int64_t now_ns)
 {
-    set_used(bucket, used_at(bucket, bucket->parts_per_ns, now_ns), parts_per_ns, now_ns);
+    weir_token_bucket_quota_t quota = {.parts_per_ns = parts_per_ns, .is_least = is_least};
+    set_used(bucket, used_at(bucket, weir_token_bucket_rate(bucket), now_ns), quota, now_ns);
+}
+
+void weir_token_bucket_see(weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns)
+{
+    uint64_t rate = weir_token_bucket_rate(bucket);
+    if (quota.parts_per_ns > rate || (quota.parts_per_ns == rate && weir_token_bucket_is_least(bucket)))
+        set_used(bucket, used_at(bucket, quota.parts_per_ns, now_ns), quota, now_ns);
 }

@@ -21,15 +21,30 @@
 
 typedef struct {
     int64_t at_ns;
-    uint64_t used_low;          /* parts of tokens that were missing at at_ns: low 64 bits, */
-    uint64_t used_high : 17;    /* and high ones: room for 2^81 / WEIR_TOKEN_PARTS, 28e9 tokens */
-    uint64_t parts_per_ns : 47; /* of the last charge: since at_ns it fills up as fast */
+    uint64_t used_low; /* parts of tokens that were missing at at_ns: low 64 bits */
+    /* The high 16 bits of them: room for 2^80 / WEIR_TOKEN_PARTS, 14e9 tokens. Then parts_per_ns of the last charge, 47
+     * bits, as fast as which it fills up since at_ns; and between the two a bit for: it may be faster. (One word: bit
+     * fields would be stored one by one, and read again before they are all there.) */
+    uint64_t used_high_and_rate;
 } weir_token_bucket_t;
 
+enum { WEIR_TOKEN_HIGH_BITS = 16 };
+
 typedef struct {
-    uint64_t parts_per_ns; /* < 2^47; 0 refuses all */
-    int64_t burst;         /* <= WEIR_TOKEN_BURST_MAX */
+    uint64_t parts_per_ns : 47; /* 0 refuses all */
+    uint64_t is_least : 1;      /* it may be more, but who asks does not know */
+    int64_t burst;              /* <= WEIR_TOKEN_BURST_MAX */
 } weir_token_bucket_quota_t;
+
+static inline uint64_t weir_token_bucket_rate(const weir_token_bucket_t *bucket)
+{
+    return bucket->used_high_and_rate >> (WEIR_TOKEN_HIGH_BITS + 1);
+}
+
+static inline bool weir_token_bucket_is_least(const weir_token_bucket_t *bucket)
+{
+    return bucket->used_high_and_rate >> WEIR_TOKEN_HIGH_BITS & 1;
+}
 
 /* count <= 1e9 per period_ns, a whole fraction of a day (of another period the rate is rounded down). */
 weir_token_bucket_quota_t weir_token_bucket_quota(int64_t count, int64_t period_ns, int64_t burst);
@@ -49,8 +64,10 @@ weir_told_t weir_token_bucket_tell(const weir_token_bucket_t *bucket, weir_token
 
 /* Whether it is full at the rate of its last charge. */
 bool weir_token_bucket_is_full(const weir_token_bucket_t *bucket, int64_t now_ns);
-/* Ends the rate of the last charge at now_ns: from then on it is the next charge's, and until that is known
- * weir_token_bucket_is_full goes by parts_per_ns. */
-void weir_token_bucket_settle(weir_token_bucket_t *bucket, uint64_t parts_per_ns, int64_t now_ns);
+/* Ends the rate of the last charge at now_ns: from then on it is the next charge's, and until that is known it is
+ * taken for parts_per_ns (is_least: at least). */
+void weir_token_bucket_settle(weir_token_bucket_t *bucket, uint64_t parts_per_ns, bool is_least, int64_t now_ns);
+/* Who asks takes nothing, but his rate is the bucket's if it was taken for less, or is not certain. */
+void weir_token_bucket_see(weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns);
 
 #endif

@@ -144,6 +144,18 @@ def test_an_error_reads_as_promised():
                      r"such as 50/s, 600/m, 10000/h$", line), line
 
 
+@pytest.mark.parametrize("limit,wrong", [
+    ("{algorithm: concurrency, limit: 5, queue: {priority: {header: NAME}}}", ["Authorization", "Accept", "Host", "X P"]),
+    ("{rate: 5/s, key: [tenant, {header: NAME}]}", ["TE", "Content-Length"])])
+def test_the_header_that_an_error_suggests_is_taken(limit, wrong):
+    config = GOOD.replace("{rate: 50/s}", limit)
+    for name in wrong:
+        r = run_weir("--check", config=config.replace("NAME", name))
+        assert r.returncode == 2
+        suggested = re.search(r"such as (\S+)$", r.stderr.strip() or r.stdout.strip()).group(1)
+        assert run_weir("--check", config=config.replace("NAME", suggested)).returncode == 0, suggested
+
+
 def test_the_file_is_named_as_it_was_given():
     r = run_broken("./tab.yaml", "--check")
     assert re.search(r"(?m)^\./tab\.yaml:3:1: ", r.stdout + r.stderr)

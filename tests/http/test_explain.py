@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from harness import LAST_CHUNK, base_config, chunk, connect, exchange, free_port, get, post, reply, request, wait_until
+from harness import base_config, connect, exchange, free_port, get, post, reply, request, wait_until
 from support import routes
 
 TOKEN = "canary-explain-7"
@@ -229,17 +229,15 @@ def test_a_fresh_start(start_weir, start_upstream, limit):
 
 
 def test_a_fresh_start_from_debt(start_weir, start_upstream):
-    up = start_upstream()
-    w = start_weir(limited(up, {"unit": "request_bytes", "rate": "1/h", "burst": 100}))
-    with connect(w.port) as c:   # it ends 900 bytes long, which nobody knew at its beginning
-        c.send(request("POST", "/", [ACME, ("Transfer-Encoding", "chunked")]))
-        up.wait_heads()
-        c.send(chunk(b"x" * 900) + LAST_CHUNK)
-        assert c.read_response("POST").status == 200
-    w.wait_metric("weir_in_flight", 0)
-    assert use(w, 1, body=b"x") == [429]
-    assert fresh(w).status == 200
-    assert use(w, 2, body=b"x" * 51) == [200, 429]
+    answer = b'{"usage": {"prompt_tokens": 5000, "completion_tokens": 0}}'
+    up = start_upstream(script=[reply(200, answer, [("Content-Type", "application/json")])])
+    w = start_weir(limited(up, {"unit": "llm_tokens", "rate": "1/h", "burst": 1000}, agent={"dialect": "openai"}))
+    for _ in range(2):
+        assert use(w, 1, body=b"{}") == [200]
+        w.wait_metric("weir_in_flight", 0)
+        assert use(w, 1, body=b"{}") == [429]
+        assert fresh(w).status == 200
+        assert says(explain(w, tenant="acme"))["remaining"] == 1000
 
 
 def test_one_who_was_never_here(start_weir, start_upstream):

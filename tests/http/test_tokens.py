@@ -344,8 +344,8 @@ def cumulative(made):
 
 def input_twice(made):
     """As Anthropic does now: message_delta repeats what message_start said."""
-    return [e.replace(b'"usage": {"output_tokens":', b'"usage": {"input_tokens": 50, "cache_read_input_tokens": 0, "output_tokens":')
-            for e in made]
+    more = b'"usage": {"input_tokens": 50, "cache_read_input_tokens": 0, "output_tokens":'
+    return [e.replace(b'"usage": {"output_tokens":', more) for e in made]
 
 
 def input_late(made):
@@ -1024,7 +1024,8 @@ def test_inject_and_other_stream_options(shared, options):
 
 
 @pytest.mark.parametrize("body", [
-    b'{"stream": true}', b' \r\n{\t"stream"\n:\ttrue}  \r\n', b'{"stream":true,"model":"a"}', b'{"a":{"stream":false},"stream":true}',
+    b'{"stream": true}', b' \r\n{\t"stream"\n:\ttrue}  \r\n', b'{"stream":true,"model":"a"}',
+    b'{"a":{"stream":false},"stream":true}',
     b'{"messages":[{"content":"} ,{ \\"stream\\": false"}],"stream":true}', b'{"\\u0073tream":true}',
     '{"stream":true,"x":"wörld"}'.encode()])
 def test_inject_keeps_every_other_byte_of_the_body(shared, body):
@@ -1392,7 +1393,8 @@ def test_a_drain_settles_what_is_in_flight(alone, connect):
 
 
 @pytest.mark.parametrize("bad,where", [
-    ({"unit": "llm_token"}, "limits.tokens.unit"), ({"unit": "llm_tokens", "algorithm": "concurrency", "limit": 3}, "limits.tokens")])
+    ({"unit": "llm_token"}, "limits.tokens.unit"),
+    ({"unit": "llm_tokens", "algorithm": "concurrency", "limit": 3}, "limits.tokens")])
 def test_configurations_that_make_no_sense(bad, where):
     config = base_config(1, limits={"tokens": bad if "algorithm" in bad else {"rate": "1/h", **bad}})
     done = run_weir("--check", config=config)

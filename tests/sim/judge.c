@@ -25,15 +25,28 @@ void judge_fail(judge_t *judge, const judged_t *judged, const judge_item_t *item
              row->told, row->waiting, key);
 }
 
+static bool counts_by(const weir_conf_limit_t *conf, weir_conf_key_kind_t kind)
+{
+    for (size_t i = 0; i < conf->key.size; ++i)
+        if (conf->key.entries[i].kind == kind)
+            return true;
+    return false;
+}
+
+/* Nobody has the id that weir makes: what begins a chain costs it nothing. */
 static int64_t cost_of(const sim_request_t *request, const weir_conf_limit_t *conf, const weir_conf_quota_t *quota)
 {
+    if (counts_by(conf, WEIR_KEY_CORRELATION) && request->request.correlation_is_new)
+        return 0;
     if (conf->unit == WEIR_UNIT_REQUEST_BYTES)
         return request->request.body_bytes >= 0 ? request->request.body_bytes : 1;
     if (conf->unit != WEIR_UNIT_LLM_TOKENS)
         return 1;
-    int64_t estimate = request->snapshot->conf->upstreams.entries[request->request.route->upstream].usage.estimate;
-    int64_t tokens = (request->request.body_bytes + estimate - 1) / estimate;
-    tokens += request->call.max_tokens > 0 ? request->call.max_tokens : 0;
+    const weir_conf_upstream_usage_t *usage = &request->request.upstream->usage;
+    int64_t input = (request->request.body_bytes + usage->estimate - 1) / usage->estimate;
+    int64_t output = request->call.max_tokens > 0 ? request->call.max_tokens : 0;
+    __int128 micros = (__int128)input * usage->weights.input_micros + (__int128)output * usage->weights.output_micros;
+    int64_t tokens = (int64_t)((micros + 999999) / 1000000);
     tokens = tokens > 0 ? tokens : 1;
     return tokens < judge_size_of(conf, quota) ? tokens : judge_size_of(conf, quota);
 }
@@ -44,6 +57,13 @@ static bool has_item(const judged_t *judged, size_t conf_index)
         if (judged->items[i].conf_index == conf_index)
             return true;
     return false;
+}
+
+/* Slots are taken in the order of the configuration. */
+static int by_limit(const void *a, const void *b)
+{
+    size_t x = ((const judge_item_t *)a)->conf_index, y = ((const judge_item_t *)b)->conf_index;
+    return (x > y) - (x < y);
 }
 
 static judged_t *judged_of(judge_t *judge, sim_request_t *request)
@@ -69,6 +89,7 @@ static judged_t *judged_of(judge_t *judge, sim_request_t *request)
             .row = judge_row_of(judge, conf, &request->call, request->request.correlation_id),
         };
     }
+    qsort(judged->items, judged->count, sizeof(*judged->items), by_limit);
     return judged;
 }
 
@@ -97,7 +118,9 @@ static bool may_fit(const judge_t *judge, const judged_t *judged, judge_item_t *
 {
     if (is_granted(judged, item))
         return !judged->may_be_displaced;
-    if (judge_is_slots(item->conf) && item->row->waiting != 0)
+    if (item->is_held)
+        return true;
+    if (judge_is_slots(item->conf) && item->cost != 0 && item->row->waiting != 0)
         return false;
     return judge_row_fits(item->row, item->conf, item->quota, item->cost, false, judge->sim->now_ns);
 }
@@ -106,6 +129,8 @@ static bool must_fit(const judge_t *judge, const judged_t *judged, judge_item_t 
 {
     if (is_granted(judged, item))
         return !judged->may_be_displaced;
+    if (item->is_held)
+        return true;
     return judge_row_fits(item->row, item->conf, item->quota, item->cost, true, judge->sim->now_ns);
 }
 
@@ -158,6 +183,7 @@ static void judge_pass(judge_t *judge, sim_request_t *request, judged_t *judged)
     ++judge->figures.admitted;
     judged->is_passed = true;
     judge_stop_waiting(judge, request);
+    judge_let_go(judged);
     for (size_t i = 0; i < judged->count; ++i)
         if (!is_refused(request, &judged->items[i]))
             judge_charge(&judged->items[i], judge->sim->now_ns);
@@ -175,12 +201,13 @@ static void judge_await(judge_t *judge, sim_request_t *request, judged_t *judged
     if (judged->waits_for == item && !judged->is_told)
         return;
     for (size_t i = 0; i < judged->count; ++i)
-        if (&judged->items[i] != item && !judge_is_slots(judged->items[i].conf) &&
+        if (&judged->items[i] != item && (!judge_is_slots(judged->items[i].conf) || &judged->items[i] < item) &&
             judged->items[i].conf->mode == WEIR_LIMIT_ENFORCE)
             check_admitted(judge, judged, &judged->items[i]);
     if (judge->limits[item->limit].made_room_for != request) /* else someone waited, and has just left for it */
         check_refused(judge, judged, item);
     judge_stop_waiting(judge, request);
+    judge_hold(judged, item);
     judge_enter_line(judge, request, judged, item);
     if (request->is_told_inside)
         judge_note_told(judge, request);
@@ -213,6 +240,23 @@ static void check_retry(judge_t *judge, judged_t *judged, const weir_verdict_t *
                  early_ns, late_ns);
 }
 
+/* Before its body came: by limits that do not need it, and the others have not been asked. */
+static bool is_early(const sim_request_t *request, const judged_t *judged)
+{
+    int64_t bytes = request->request.body_bytes;
+    if (request->request.picked != NULL || bytes == 0)
+        return false;
+    if (request->request.upstream->dialect != WEIR_DIALECT_PLAIN)
+        return true;
+    for (size_t i = 0; i < judged->count; ++i) {
+        const weir_conf_limit_t *conf = judged->items[i].conf;
+        if (conf->unit == WEIR_UNIT_LLM_TOKENS || counts_by(conf, WEIR_KEY_MODEL) ||
+            (conf->unit == WEIR_UNIT_REQUEST_BYTES && bytes < 0))
+            return true;
+    }
+    return false;
+}
+
 static void judge_limit(judge_t *judge, sim_request_t *request, judged_t *judged, const weir_verdict_t *verdict)
 {
     ++judge->figures.refused;
@@ -225,7 +269,7 @@ static void judge_limit(judge_t *judge, sim_request_t *request, judged_t *judged
         is_by_limit |= is_violated(verdict, item) && !judge_has_queue(item);
         if (is_refused(request, item))
             check_refused(judge, judged, item);
-        else
+        else if (!is_early(request, judged))
             check_admitted(judge, judged, item);
     }
     if (!is_by_limit)
@@ -294,7 +338,9 @@ static void judge_answer(judge_t *judge, sim_request_t *request, judged_t *judge
         break;
     }
     judge_stop_waiting(judge, request);
+    judge_let_go(judged);
 }
+
 /* The limits have, where it is another filter that asks for the body. */
 static bool is_anything_decided(const sim_request_t *request)
 {
@@ -313,7 +359,6 @@ void judge_verdict(judge_t *judge, sim_request_t *request, const weir_verdict_t 
     if (judged->is_passed)
         return;
     choose_rows(judge, request, judged);
-    judge->seen_ns = judge->sim->now_ns;
     if (verdict->kind == WEIR_PASS || verdict->kind == WEIR_NEED_BODY)
         judge_pass(judge, request, judged);
     else if (verdict->kind == WEIR_AWAIT)
@@ -338,13 +383,12 @@ void judge_ended(judge_t *judge, sim_request_t *request, const weir_outcome_t *o
         return;
     judged->left += request->seen.left_queue;
     judge_stop_waiting(judge, request);
+    judge_let_go(judged);
     bool is_refund = outcome->reason != WEIR_REASON_NONE && !outcome->ran && !is_callers_doing(outcome->reason);
     for (size_t i = 0; i < judged->count; ++i) {
         judge_item_t *item = &judged->items[i];
         if (!item->is_charged)
             continue;
-        if (is_refund || judge_is_slots(item->conf) || item->conf->unit != WEIR_UNIT_REQUESTS)
-            judge->seen_ns = judge->sim->now_ns;
         judge->figures.refunded += is_refund;
         judge->figures.settled += !is_refund;
         if (is_refund)
@@ -384,7 +428,6 @@ void judge_peek(judge_t *judge, const sim_call_t *call)
 {
     weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX];
     size_t count = sim_explain(judge->sim, call, explained);
-    judge->seen_ns = judge->sim->now_ns;
     const char *correlation = call->correlation != NULL ? call->correlation : "none";
     for (size_t i = 0; i < count; ++i) {
         const weir_conf_limit_t *conf = explained[i].limit;
@@ -465,7 +508,7 @@ void judge_finish(judge_t *judge)
 static void settle_bucket(judge_t *judge, judge_row_t *row)
 {
     weir_conf_quota_t quota = {.rate = row->rate};
-    model_bucket_settle(&row->bucket, judge_rate_of(row, &quota), judge->seen_ns);
+    model_bucket_settle(&row->bucket, judge_rate_of(row, &quota), judge->sim->now_ns);
 }
 
 static void look_at_new(judge_t *judge, judge_row_t *row)
@@ -486,9 +529,6 @@ void judge_reloaded(judge_t *judge)
     for (size_t i = 0; i < conf->limits.size; ++i) {
         size_t limit = judge_limit_called(judge, conf->limits.entries[i].name);
         judge->limits[limit].conf = &conf->limits.entries[i];
-        if (memcmp(&judge->limits[limit].quota, &conf->limits.entries[i].quota, sizeof(weir_conf_quota_t)) != 0)
-            judge->limits[limit].changed_ns = judge->sim->now_ns;
-        judge->limits[limit].quota = conf->limits.entries[i].quota;
     }
     each_row(judge, look_at_new);
 }

@@ -8,7 +8,7 @@
  *   nothing is admitted over a bound, nothing is refused without a cause, all or nothing is charged;
  *   Retry-After is when it fits if nobody else comes, and not 1 ns before (between the window and 61/60 of it, for
  * slots); no slot is free while someone waits for it, who is granted is the oldest of his lane, who is displaced had to
- * be; who ends gives back what he had, whatever his end.
+ * be; who waits holds the slots of the limits before, and of no other; who ends gives back what he had, whatever his end.
  *
  * For worlds without lag, where limits with a queue differ in their wait, and overrides are of limits that count by
  * tenant. */
@@ -27,7 +27,7 @@ void judge_destroy(judge_t *judge);
 void judge_verdict(judge_t *judge, sim_request_t *request, const weir_verdict_t *verdict);
 void judge_told(judge_t *judge, sim_request_t *request);
 void judge_ended(judge_t *judge, sim_request_t *request, const weir_outcome_t *outcome);
-/* After sim_reload. New rates begin when the store was last asked. */
+/* After sim_reload: new numbers begin with it. */
 void judge_reloaded(judge_t *judge);
 /* Asks what such a request would be told. */
 void judge_peek(judge_t *judge, const sim_call_t *call);

@@ -19,7 +19,7 @@ typedef struct judge_row {
     model_bucket_t bucket;
     model_window_t window;
     int64_t reserved;
-    int64_t held, told, waiting; /* slots; told: granted, and it did not come for it yet */
+    int64_t held, told, waiting; /* slots; held: by those who run, or wait for another limit's; told: granted, and it did not come for it yet */
     int64_t granted_of;          /* by the limit of those who were granted since it was last looked at; 0: nobody was */
     bool is_granted_by_reload;
     char key[];
@@ -29,8 +29,6 @@ typedef struct judge_row {
 typedef struct {
     const char *name;
     const weir_conf_limit_t *conf; /* of the configuration in force; NULL: not in it */
-    weir_conf_quota_t quota;       /* of that, and since when */
-    int64_t changed_ns;
     judge_row_t *shared;
     size_t row_count;
     sim_request_t *waiting[JUDGE_WAITING_MAX]; /* not told; the oldest first */
@@ -47,6 +45,7 @@ typedef struct {
     int64_t cost, charged_ns;
     uint64_t charge;
     bool is_charged;
+    bool is_held; /* a slot, while it waits for one that comes after it */
 } judge_item_t;
 
 typedef struct {
@@ -54,7 +53,6 @@ typedef struct {
     judge_item_t items[WEIR_LIMITS_PER_ROUTE_MAX];
     judge_item_t *waits_for; /* NULL: it does not */
     weir_lane_t lane;
-    int64_t entered_ns;
     bool is_told, may_be_displaced, was_overtaken;
     bool is_passed;     /* by the limits */
     size_t waits, left; /* as the observer heard */
@@ -66,7 +64,6 @@ struct judge {
     judge_limit_t limits[SIM_LIMITS_MAX];
     judge_row_t *rows[JUDGE_BUCKETS];
     judge_figures_t figures;
-    int64_t seen_ns; /* when the store was last asked */
 };
 
 /* ---- keys and what they have used (judge_rows.c) ---- */
@@ -102,8 +99,11 @@ bool judge_has_queue(const judge_item_t *item);
 judge_item_t *judge_item_waited_for(judged_t *judged, const sim_request_t *request, int64_t until_ns);
 void judge_enter_line(judge_t *judge, sim_request_t *request, judged_t *judged, judge_item_t *item);
 void judge_note_told(judge_t *judge, sim_request_t *request);
-/* It does not wait any more, for whatever reason. */
+/* It does not wait any more, for whatever reason; what it holds stays. */
 void judge_stop_waiting(judge_t *judge, sim_request_t *request);
+/* Slots before the one that it waits for; and all that it holds. */
+void judge_hold(judged_t *judged, const judge_item_t *before);
+void judge_let_go(judged_t *judged);
 /* Whether the queue takes a newcomer, in somebody's place or not. */
 bool judge_has_room(const judge_limit_t *limit, const weir_conf_limit_t *conf, const sim_call_t *call);
 /* Whose numbers the queue has. */

@@ -43,14 +43,30 @@ static const judge_row_t *row_waited_for(const sim_request_t *request)
     return ((const judged_t *)request->judged)->waits_for->row;
 }
 
-/* Who waited already when the number changed is served by the one in force. */
+void judge_hold(judged_t *judged, const judge_item_t *before)
+{
+    for (judge_item_t *item = judged->items; item < before; ++item) {
+        if (!judge_has_queue(item) || item->cost == 0)
+            continue;
+        item->row->held += !item->is_held;
+        item->is_held = true;
+    }
+}
+
+void judge_let_go(judged_t *judged)
+{
+    for (size_t i = 0; i < judged->count; ++i) {
+        judged->items[i].row->held -= judged->items[i].is_held;
+        judged->items[i].is_held = false;
+    }
+}
+
+/* Who waits is served by the number in force, whatever it began with. */
 static int64_t slots_of(const judge_t *judge, const sim_request_t *request)
 {
     const judged_t *judged = request->judged;
     const weir_conf_limit_t *conf = judge->limits[judged->waits_for->limit].conf;
-    return judged->entered_ns < judge->limits[judged->waits_for->limit].changed_ns && conf != NULL
-               ? judge_quota_of(conf, &request->call)->limit
-               : judged->waits_for->quota->limit;
+    return conf != NULL ? judge_quota_of(conf, &request->call)->limit : judged->waits_for->quota->limit;
 }
 
 const weir_conf_limit_t *judge_conf_of(const judge_t *judge, const judge_item_t *item)
@@ -105,14 +121,24 @@ static bool waits_in(const sim_request_t *request, size_t limit)
     return judged != NULL && judged->waits_for != NULL && judged->waits_for->limit == limit;
 }
 
+static bool holds_in(const sim_request_t *request, size_t limit)
+{
+    const judged_t *judged = request->judged;
+    for (size_t i = 0; judged != NULL && i < judged->count; ++i)
+        if (judged->items[i].limit == limit && judged->items[i].is_held)
+            return true;
+    return false;
+}
+
 /* Whether the newcomer, who is being decided, may take this one's place. */
 static bool may_displace(const judge_t *judge, const judge_item_t *item, const sim_request_t *newcomer,
                          const sim_request_t *request)
 {
     const judge_limit_t *limit = &judge->limits[item->limit];
     const weir_conf_limit_t *conf = judge_conf_of(judge, item);
-    if (newcomer == NULL || newcomer->phase == SIM_OVER || waits_in(newcomer, item->limit))
-        return false; /* nobody, or who gives back what he was granted there */
+    if (newcomer == NULL || newcomer->phase == SIM_OVER || waits_in(newcomer, item->limit) ||
+        holds_in(newcomer, item->limit))
+        return false; /* nobody, or who gives back what he has there */
     const char *from = judge_tenant_of(&request->call), *to = judge_tenant_of(&newcomer->call);
     bool is_full = limit->waiting_count >= (size_t)conf->queue.size;
     if (strcmp(from, to) == 0)
@@ -201,7 +227,6 @@ void judge_enter_line(judge_t *judge, sim_request_t *request, judged_t *judged, 
     assert(limit->waiting_count < JUDGE_WAITING_MAX);
     judged->waits_for = item;
     judged->lane = lane_of(item->conf, &request->call);
-    judged->entered_ns = judge->sim->now_ns;
     judged->was_overtaken = judged->may_be_displaced = false;
     ++judged->waits;
     ++judge->figures.waited;

@@ -145,6 +145,8 @@ judge_row_t *judge_shared_row(judge_t *judge, const weir_conf_limit_t *conf, con
 bool judge_row_fits(judge_row_t *row, const weir_conf_limit_t *conf, const weir_conf_quota_t *quota, int64_t cost,
                     bool late, int64_t now_ns)
 {
+    if (judge_is_slots(conf) && cost == 0)
+        return true;
     if (judge_is_slots(conf))
         return late ? row->held + row->told < quota->limit && row->waiting == 0 : row->held < quota->limit;
     if (cost == 0 && conf->unit == WEIR_UNIT_REQUEST_BYTES)
@@ -198,24 +200,31 @@ void judge_charge(judge_item_t *item, int64_t now_ns)
     item->is_charged = true;
     item->charged_ns = now_ns;
     if (judge_is_slots(item->conf))
-        ++item->row->held;
+        item->row->held += item->cost;
     else if (item->conf->unit == WEIR_UNIT_LLM_TOKENS)
         item->row->reserved += item->cost;
     else
         row_spend(item->row, item->conf, item->quota, item, item->cost, now_ns);
 }
 
+static void row_put_back(judge_item_t *item, int64_t cost, int64_t now_ns)
+{
+    if (cost == 0)
+        return;
+    if (judge_is_bucket(item->conf))
+        model_bucket_put_back(&item->row->bucket, judge_rate_of(item->row, item->quota), cost, item->charged_ns, now_ns);
+    else
+        model_window_put_back(&item->row->window, item->charge, cost);
+}
+
 void judge_refund(judge_item_t *item, int64_t now_ns)
 {
     if (judge_is_slots(item->conf))
-        --item->row->held;
+        item->row->held -= item->cost;
     else if (item->conf->unit == WEIR_UNIT_LLM_TOKENS)
         item->row->reserved -= item->cost;
-    else if (judge_is_bucket(item->conf))
-        model_bucket_put_back(&item->row->bucket, judge_rate_of(item->row, item->quota), item->cost, item->charged_ns,
-                              now_ns);
-    else if (item->cost != 0)
-        model_window_put_back(&item->row->window, item->charge);
+    else
+        row_put_back(item, item->cost, now_ns);
 }
 
 void judge_settle(judge_item_t *item, const sim_request_t *request, const weir_outcome_t *outcome)
@@ -223,12 +232,15 @@ void judge_settle(judge_item_t *item, const sim_request_t *request, const weir_o
     const weir_usage_t *usage = &request->request.usage;
     int64_t spent = 0;
     if (judge_is_slots(item->conf))
-        --item->row->held;
+        item->row->held -= item->cost;
+    if (item->cost == 0) /* it began a chain, or has no body */
+        return;
     if (item->conf->unit == WEIR_UNIT_LLM_TOKENS) {
         item->row->reserved -= item->cost;
         spent = outcome->answered && request->request.has_usage ? usage->weighted : 0;
-    } else if (item->conf->unit == WEIR_UNIT_REQUEST_BYTES && outcome->body_bytes > item->cost) {
-        spent = outcome->body_bytes - item->cost;
+    } else if (item->conf->unit == WEIR_UNIT_REQUEST_BYTES) {
+        spent = outcome->body_bytes > item->cost ? outcome->body_bytes - item->cost : 0;
+        row_put_back(item, item->cost - (outcome->body_bytes - spent), outcome->now_ns);
     }
     row_spend(item->row, item->conf, item->quota, item, spent, outcome->now_ns);
 }

@@ -126,15 +126,15 @@ uint64_t model_window_take(model_window_t *window, int64_t cost, int64_t now_ns)
     return window->end++;
 }
 
-void model_window_put_back(model_window_t *window, uint64_t number)
+void model_window_put_back(model_window_t *window, uint64_t number, int64_t cost)
 {
     if (number < oldest(window))
         return;
     model_charge_t *charge = charge_at(window, number);
     for (int late = 0; late < 2; ++late)
         if (number >= window->first[late])
-            window->sum[late] -= charge->cost;
-    charge->cost = 0;
+            window->sum[late] -= cost;
+    charge->cost -= cost;
 }
 
 int64_t model_window_reset_ns(model_window_t *window, int64_t window_ns, bool late, int64_t now_ns)

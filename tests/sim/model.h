@@ -43,7 +43,7 @@ void model_bucket_settle(model_bucket_t *bucket, model_rate_t rate, int64_t now_
 int64_t model_window_used(model_window_t *window, int64_t window_ns, bool late, int64_t now_ns);
 /* The number of the charge, for put_back. */
 uint64_t model_window_take(model_window_t *window, int64_t cost, int64_t now_ns);
-void model_window_put_back(model_window_t *window, uint64_t charge);
+void model_window_put_back(model_window_t *window, uint64_t charge, int64_t cost);
 int64_t model_window_reset_ns(model_window_t *window, int64_t window_ns, bool late, int64_t now_ns);
 int64_t model_window_retry_ns(model_window_t *window, int64_t window_ns, int64_t limit, bool late, int64_t cost,
                               int64_t now_ns);

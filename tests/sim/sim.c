@@ -639,6 +639,7 @@ static sim_snapshot_t *load(sim_t *sim, const char *yaml)
         printf("not ok - a configuration loads (%s; of\n%s)\n", errors, yaml);
         exit(1);
     }
+    sim->store->tell_time(sim->store, sim->now_ns);
     snapshot->chain = weir_chain_create(snapshot->conf, sim->store);
     snapshot->references = 1;
     return snapshot;

@@ -453,6 +453,12 @@ static const struct {
     {"limits: {a: {rate: 5/s, key: [user]}}\n",
      "2:31: limits.a.key[0]: 'user' is not a part of a key; write tenant, route, model, client_ip, correlation or "
      "{header: NAME}"},
+    {"limits: {a: {rate: 5/s, key: [{header: host}]}}\n",
+     "2:40: limits.a.key[0].header: 'host' is not a header for this; write route in place of it, and a route with a "
+     "host for each that counts by itself"},
+    {"limits: {a: {rate: 5/s, key: [tenant, {header: TE}]}}\n",
+     "2:48: limits.a.key[1].header: 'TE' is not a header for this; write one that says something of the caller, such "
+     "as X-Plan"},
     /* queues */
     {"limits: {a: {algorithm: concurrency, limit: 5, queue: {size: 5, wait: 1s}}}\n",
      "2:62: limits.a.queue.size: needs scope: local, for a queue is of one sidecar; write that, or leave the queue "
@@ -475,6 +481,16 @@ static const struct {
      "2:66: limits.a.queue.priority: 'X-P' is not a source of the priority; write {header: NAME}"},
     {"limits: {a: {algorithm: concurrency, limit: 5, queue: {priority: {header: x-request-ID}}}}\n",
      "2:75: limits.a.queue.priority.header: 'x-request-ID' carries the correlation id already; write another header"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {priority: {header: Authorization}}}}\n",
+     "2:75: limits.a.queue.priority.header: 'Authorization' is not a header for this; write a name that HTTP gives no "
+     "other meaning, such as X-Priority"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {priority: {header: X P}}}}\n",
+     "2:75: limits.a.queue.priority.header: 'X P' is not a header's name; write a name that HTTP gives no other "
+     "meaning, such as X-Priority"},
+    {"limits: {a: {algorithm: concurrency, limit: 5, queue: {priority: {header: [X-P]}}}}\n",
+     "2:75: limits.a.queue.priority.header: a list is not a header's name; write the name of a header field"},
+    {"correlation: {header: Host}\n",
+     "2:23: correlation.header: 'Host' is not a header for this; write a name that HTTP gives no other meaning"},
     {"tenant: {from: []}\nlimits: {a: {algorithm: concurrency, limit: 5, queue: {priority: {header: x-tenant-ID}}}}\n",
      "3:75: limits.a.queue.priority.header: 'x-tenant-ID' carries the tenant already; write another header"},
     {"limits: {a: {algorithm: concurrency, limit: 5, unit: llm_tokens}}\n",

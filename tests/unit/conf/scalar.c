@@ -462,6 +462,15 @@ static void test_words_of_http(void **state)
               TEXTS{"", "X Y", "X:Y", "X/Y", "(x)", "X\x7f", "\xc3\xa9", NULL});
     check_all(weir_conf_parse_own_header, TEXTS{"X-Tenant-ID", "Authorization", NULL},
               TEXTS{"", "Host", "content-length", "Transfer-Encoding", "Connection", "traceparent", "X Y", NULL});
+    check_all(weir_conf_parse_key_header,
+              TEXTS{"X-Plan", "Authorization", "Cookie", "X-Api-Key", "Accept-Language", "Content-Type", "Hosts", NULL},
+              TEXTS{"", "X Y", "Host", "HOST", "Connection", "transfer-encoding", "Content-Length", "Upgrade", "TE",
+                    "Trailer", "Keep-Alive", "Proxy-Connection", NULL});
+    check_all(weir_conf_parse_priority_header,
+              TEXTS{"X-Priority", "x-urgent", "Priority", "Contents", "X-Accept", NULL},
+              TEXTS{"", "X Y", "Host", "Cookie", "Authorization", "proxy-authorization", "X-Api-Key", "api-key",
+                    "Accept", "accept-encoding", "Accept-Language", "Content-Type", "Content-MD5", "Content-Length",
+                    "traceparent", "TE", NULL});
     check_all(weir_conf_parse_method, TEXTS{"GET", "M-SEARCH", "A1_B", NULL},
               TEXTS{"", "get", "Get", "PO ST", "CONNECT", "TRACE", "-A", "1A", NULL});
     check_all(

@@ -183,6 +183,22 @@ static void test_the_closest_of_many_are_known(void **state)
     }
 }
 
+static void test_what_is_forgotten_is_wanted_at_once(void **state)
+{
+    weir_closest_key_t keys[WEIR_CLOSEST_PLACES];
+    weir_closest_t *closest = weir_closest_create();
+    for (uint64_t i = 0; i < 16; ++i)
+        note(closest, key_of(i), 900, S);
+    assert_int_equal(weir_closest_list(closest, keys), 16);
+    weir_closest_forget(closest);
+    assert_int_equal(weir_closest_list(closest, keys), 0);
+    assert_true(weir_closest_wants(closest, key_of(3), 100, S));
+    note(closest, key_of(3), 100, S);
+    assert_true(is_known(closest, key_of(3)));
+    assert_false(weir_closest_wants(closest, key_of(3), 100, S));
+    weir_closest_destroy(closest);
+}
+
 static void test_what_is_not_wanted_changes_nothing(void **state)
 {
     enum { KEYS = 1000, CHANGES = 20000 };
@@ -268,6 +284,7 @@ int main(void)
         cmocka_unit_test(test_one_that_was_not_seen_for_long_gives_way_to_anyone),
         cmocka_unit_test(test_a_name_is_cut_between_characters),
         cmocka_unit_test(test_the_closest_of_many_are_known),
+        cmocka_unit_test(test_what_is_forgotten_is_wanted_at_once),
         cmocka_unit_test(test_what_is_not_wanted_changes_nothing),
         cmocka_unit_test(test_threads_see_whole_names),
     };

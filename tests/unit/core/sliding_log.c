@@ -144,7 +144,7 @@ static void random_arrivals(seeded_t *seeded, quota_t quota)
         int64_t gap_ns = random_gap(seeded, &log, quota, now_ns), cost = random_cost(seeded, quota);
         now_ns = gap_ns < INT64_MAX / 2 - now_ns ? now_ns + gap_ns : now_ns;
         check(&log, &model, quota, cost, now_ns);
-        bool is_debt = seeded_below(seeded, 32) == 0;
+        bool is_debt = refunds_of_16 == 0 && seeded_below(seeded, 32) == 0;
         if (weir_sliding_log_fits(&log, quota, cost, now_ns) || is_debt) {
             weir_sliding_log_take(&log, quota, cost, now_ns);
             model.at_ns[model.count] = now_ns;
@@ -296,6 +296,31 @@ static void test_memory_goes_with_what_is_in_it(void **state)
     assert_null(log.entries);
 }
 
+/* Whatever is given back or owed, there are no more entries than a limit has tokens. */
+static void test_entries_are_no_more_than_the_limit(void **state)
+{
+    static const quota_t quota = {100, 3600 * S};
+    weir_sliding_log_t log = {0};
+    for (int64_t i = 1; i <= 10000; ++i) { /* one stays, which is the newest but once */
+        weir_sliding_log_take(&log, quota, 1, 2 * i);
+        weir_sliding_log_take(&log, quota, 1, 2 * i + 1);
+        weir_sliding_log_put_back(&log, quota, 1, 2 * i);
+        if (i != 1)
+            weir_sliding_log_put_back(&log, quota, 1, 2 * i - 1);
+        assert_int_equal(log.count, 1);
+    }
+    weir_sliding_log_dispose(&log);
+    for (int64_t i = 0; i < 10000; ++i) { /* debts */
+        weir_sliding_log_take(&log, quota, 1, i);
+        assert_true(log.capacity <= 128);
+    }
+    assert_int_equal(remaining(&log, quota, 10000), 0);
+    assert_int_equal(retry_after_ns(&log, quota, 1, 10000), 9900 + quota.window_ns + 1 - 10000);
+    assert_int_equal(retry_after_ns(&log, quota, 100, 10000), 9999 + quota.window_ns + 1 - 10000);
+    assert_int_equal(remaining(&log, quota, 9950 + quota.window_ns), 50);
+    weir_sliding_log_dispose(&log);
+}
+
 static void test_as_many_times_as_the_log_keeps_apart_are_exact(void **state)
 {
     enum { COUNT = WEIR_SLIDING_LOG_MAX };
@@ -404,6 +429,7 @@ int main(void)
         cmocka_unit_test(test_another_limit_counts_what_was_admitted),
         cmocka_unit_test(test_a_refund_of_what_is_gone_gives_nothing),
         cmocka_unit_test(test_memory_goes_with_what_is_in_it),
+        cmocka_unit_test(test_entries_are_no_more_than_the_limit),
         cmocka_unit_test(test_as_many_times_as_the_log_keeps_apart_are_exact),
         cmocka_unit_test(test_more_times_are_forgotten_a_little_late_and_none_is_over),
         cmocka_unit_test(test_a_longer_window_finds_room_in_a_full_log),

@@ -330,12 +330,33 @@ static void test_settled_rows_have_the_old_rate_until_then_and_the_new_one_after
     weir_token_bucket_quota_t fast = weir_token_bucket_quota(10, S, 100), slow = weir_token_bucket_quota(1, S, 100);
     weir_token_bucket_t bucket = {0};
     weir_token_bucket_take(&bucket, fast, 100, 0);
-    weir_token_bucket_settle(&bucket, slow.parts_per_ns, 5 * S);
+    weir_token_bucket_settle(&bucket, slow.parts_per_ns, false, 5 * S);
     assert_int_equal(remaining(&bucket, slow, 8 * S), 53);
     assert_false(weir_token_bucket_is_full(&bucket, 55 * S - 1));
     assert_true(weir_token_bucket_is_full(&bucket, 55 * S));
-    weir_token_bucket_settle(&bucket, fast.parts_per_ns, 55 * S);
+    weir_token_bucket_settle(&bucket, fast.parts_per_ns, false, 55 * S);
     assert_memory_equal(&bucket, &(weir_token_bucket_t){0}, sizeof(bucket)); /* full: nothing is remembered */
+}
+
+/* A rate that is the least until someone asks who knows it; what was earned until then is his. */
+static void test_a_rate_that_is_not_certain_yet(void **state)
+{
+    weir_token_bucket_quota_t fast = weir_token_bucket_quota(10, S, 100), slow = weir_token_bucket_quota(1, S, 100);
+    weir_token_bucket_t bucket = {0};
+    weir_token_bucket_take(&bucket, fast, 100, 0);
+    weir_token_bucket_settle(&bucket, slow.parts_per_ns, true, 0);
+    assert_true(weir_token_bucket_is_least(&bucket));
+    weir_token_bucket_t other = bucket;
+    weir_token_bucket_see(&bucket, fast, 5 * S);
+    assert_false(weir_token_bucket_is_least(&bucket));
+    assert_int_equal(weir_token_bucket_rate(&bucket), fast.parts_per_ns);
+    assert_int_equal(remaining(&bucket, slow, 5 * S), 50);
+    weir_token_bucket_see(&other, slow, 5 * S);
+    assert_false(weir_token_bucket_is_least(&other));
+    assert_int_equal(remaining(&other, slow, 5 * S), 5);
+    weir_token_bucket_see(&bucket, slow, 6 * S); /* a slower one that is refused changes nothing */
+    assert_int_equal(weir_token_bucket_rate(&bucket), fast.parts_per_ns);
+    assert_int_equal(remaining(&bucket, fast, 6 * S), 60);
 }
 
 /* Refunds: the world in which the refunded ones never came is the exact one. */
@@ -411,6 +432,7 @@ int main(void)
         cmocka_unit_test(test_a_million_refills_do_not_drift),
         cmocka_unit_test(test_another_quota_counts_what_was_used),
         cmocka_unit_test(test_settled_rows_have_the_old_rate_until_then_and_the_new_one_after),
+        cmocka_unit_test(test_a_rate_that_is_not_certain_yet),
         cmocka_unit_test(test_a_refund_at_once_is_exact_and_a_late_one_never_gives_too_much),
         cmocka_unit_test(test_no_interval_holds_more_than_burst_and_rate_and_no_refusal_is_without_cause),
         cmocka_unit_test(test_a_million_random_arrivals_are_decided_as_exact_fractions_do),

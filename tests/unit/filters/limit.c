@@ -327,11 +327,14 @@ static void test_keys_by_model(void **state)
     void *filter;
     weir_store_t *store = start(&filter);
     weir_json_picked_t gpt = model("gpt-5"), claude = model("claude"), none = model(""), is_long = model("");
+    weir_json_picked_t unreadable = {.is_unreadable = true, .max_tokens = -1};
     is_long.model_is_long = true;
     assert_true(model_passes(filter, &gpt));
     assert_true(model_passes(filter, &claude));
     assert_true(model_passes(filter, &is_long));
+    assert_true(model_passes(filter, &unreadable));
     assert_true(model_passes(filter, &none));
+    assert_false(model_passes(filter, &unreadable));
     assert_false(model_passes(filter, NULL)); /* no body, no model */
     assert_false(model_passes(filter, &is_long));
     assert_false(model_passes(filter, &gpt));
@@ -360,15 +363,71 @@ static void test_keys_by_correlation(void **state)
     stop(store, filter);
 }
 
+/* Who sends no id begins a chain, of which nothing is used yet: no row is kept of it. */
+static void test_the_first_of_a_chain_costs_it_nothing(void **state)
+{
+    static const weir_conf_key_part_t parts[] = {{WEIR_KEY_CORRELATION, NULL}};
+    set_key(add_bucket("requests", 1, D, 1), parts, 1);
+    set_key(add_slots("slots", 1, 0, 0), parts, 1);
+    set_key(in_unit(add_bucket("tokens", 1, D, 100), WEIR_UNIT_LLM_TOKENS), parts, 1);
+    set_key(in_unit(add_bucket("bytes", 1, D, 100), WEIR_UNIT_REQUEST_BYTES), parts, 1);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    for (int i = 0; i < 5; ++i) {
+        asked_t asked;
+        bool is_new = i != 3;
+        prepare(&asked, STR("acme"), 0);
+        asked.request.correlation_is_new = is_new;
+        asked.request.correlation_id = is_new ? STR("made by weir") : STR("c-1");
+        asked.request.body_bytes = 80;
+        asked.request.picked = &asked.picked;
+        assert_int_equal(admit(filter, &asked).kind, WEIR_PASS);
+        assert_string_equal(asked.limits,
+                            is_new ? "\"requests\";r=1;t=0, \"slots\";r=1" : "\"requests\";r=0;t=86400, \"slots\";r=0");
+        asked.request.has_usage = true;
+        asked.request.usage.weighted = 70;
+        done(filter, &asked, WEIR_REASON_NONE, true);
+        for (size_t j = 0; j < 4; ++j)
+            assert_int_equal(store->limit_keys(store, setup.limits[j].name), i >= 3);
+    }
+    asked_t asked;
+    prepare(&asked, STR("acme"), 0);
+    asked.request.body_bytes = 20;
+    asked.request.picked = &asked.picked;
+    weir_verdict_t verdict = admit(filter, &asked); /* one that was begun goes on being counted */
+    assert_int_equal(verdict.kind, WEIR_ANSWER);
+    assert_string_equal(verdict.violated[0], "requests");
+    stop(store, filter);
+}
+
+static void test_a_rate_of_0_refuses_the_first_of_a_chain_too(void **state)
+{
+    static const weir_conf_key_part_t parts[] = {{WEIR_KEY_CORRELATION, NULL}};
+    set_key(add_bucket("none", 0, S, 1), parts, 1);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    asked_t asked;
+    prepare(&asked, STR("acme"), 0);
+    asked.request.correlation_is_new = true;
+    assert_int_equal(admit(filter, &asked).kind, WEIR_ANSWER);
+    stop(store, filter);
+}
+
 /* request_bytes */
 
+/* The whole body comes first where its length was not told. */
 static weir_verdict_t upload(void *filter, asked_t *asked, int64_t declared, int64_t came, weir_reason_t reason,
                              int64_t now_ns)
 {
     prepare(asked, STR("acme"), now_ns);
     asked->request.body_bytes = declared;
     weir_verdict_t verdict = admit(filter, asked);
+    assert_int_equal(verdict.kind == WEIR_NEED_BODY, declared < 0);
     asked->request.body_bytes = came;
+    if (verdict.kind == WEIR_NEED_BODY) {
+        asked->request.picked = &asked->picked;
+        verdict = wake(filter, asked, now_ns);
+    }
     done(filter, asked, verdict.kind == WEIR_PASS ? reason : verdict.reason, reason != WEIR_REASON_OVERLOADED);
     return verdict;
 }
@@ -388,8 +447,12 @@ static void test_bytes_that_are_uploaded(void **state)
     assert_int_equal(asked.added, 0);
     assert_int_equal(upload(filter, &asked, 0, 0, WEIR_REASON_NONE, S).kind, WEIR_PASS);
     assert_int_equal(upload(filter, &asked, 1001, 0, WEIR_REASON_NONE, S).retry_after_ns, 3600 * S);
-    assert_int_equal(upload(filter, &asked, -1, 1500, WEIR_REASON_CLIENT_GONE, 20 * S).kind, WEIR_PASS);
-    assert_int_equal(upload(filter, &asked, 1, 0, WEIR_REASON_NONE, 20 * S).retry_after_ns, 5 * S + S / 100);
+    assert_int_equal(upload(filter, &asked, -1, 1001, WEIR_REASON_NONE, 20 * S).retry_after_ns, 3600 * S);
+    assert_int_equal(upload(filter, &asked, -1, 600, WEIR_REASON_CLIENT_GONE, 20 * S).kind, WEIR_PASS);
+    assert_int_equal(upload(filter, &asked, -1, 401, WEIR_REASON_NONE, 20 * S).retry_after_ns, S / 100);
+    assert_int_equal(upload(filter, &asked, -1, 0, WEIR_REASON_NONE, 20 * S).kind, WEIR_PASS);
+    assert_int_equal(upload(filter, &asked, -1, 400, WEIR_REASON_NONE, 20 * S).kind, WEIR_PASS);
+    assert_int_equal(upload(filter, &asked, 1, 0, WEIR_REASON_NONE, 20 * S).retry_after_ns, S / 100);
     assert_int_equal(upload(filter, &asked, 1000, 0, WEIR_REASON_OVERLOADED, 60 * S).kind, WEIR_PASS); /* refunded */
     assert_int_equal(upload(filter, &asked, 1000, 0, WEIR_REASON_NONE, 60 * S).kind, WEIR_PASS);
     stop(store, filter);
@@ -437,6 +500,33 @@ static void test_what_a_call_is_thought_to_cost(void **state)
         assert_int_equal(call(filter, &asked, rows[i].bytes, rows[i].max_tokens, S).kind, WEIR_PASS);
         assert_string_equal(asked.tokens, rows[i].tokens);
         assert_int_equal(asked.added, 3);
+        use(filter, &asked, 0);
+    }
+    stop(store, filter);
+}
+
+/* As it will be settled: by the weights of input and output. */
+static void test_what_a_call_is_thought_to_weigh(void **state)
+{
+    static const struct {
+        int64_t input_micros, output_micros, bytes, max_tokens, left;
+    } rows[] = {
+        {500000, 1000000, 400, 100, 850}, {1000000, 4000000, 400, 100, 500},
+        {500000, 1000000, 4, 0, 999},     {0, 1000000, 4000, -1, 999},
+        {0, 250000, 4000, 1001, 749},     {0, 1, 4000, WEIR_JSON_INTEGER_MAX, 0},
+        {0, 0, 4000, 1000, 999},          {1000000000, 1000000000, INT64_MAX, WEIR_JSON_INTEGER_MAX, 0},
+    };
+    in_unit(add_bucket("tokens", 10, S, 1000), WEIR_UNIT_LLM_TOKENS);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        asked_t asked;
+        setup.upstream.usage.weights.input_micros = rows[i].input_micros;
+        setup.upstream.usage.weights.output_micros = rows[i].output_micros;
+        assert_int_equal(call(filter, &asked, rows[i].bytes, rows[i].max_tokens, S).kind, WEIR_PASS);
+        char expected[64];
+        snprintf(expected, sizeof(expected), "1000 %d ", (int)rows[i].left);
+        assert_memory_equal(asked.tokens, expected, strlen(expected));
         use(filter, &asked, 0);
     }
     stop(store, filter);
@@ -554,6 +644,127 @@ static void test_durations_as_go_writes_them(void **state)
     }
 }
 
+/* What is refused before the body is read */
+
+static weir_verdict_t knock(void *filter, asked_t *asked, int64_t bytes)
+{
+    prepare(asked, STR("acme"), S);
+    asked->request.body_bytes = bytes;
+    return admit(filter, asked);
+}
+
+static void test_whoever_is_over_his_limit_is_refused_without_his_body(void **state)
+{
+    in_unit(add_bucket("tokens", 1, D, 1000), WEIR_UNIT_LLM_TOKENS);
+    add_bucket("shadow", 1, D, 1)->mode = WEIR_LIMIT_SHADOW;
+    add_bucket("requests", 1, D, 2);
+    add_bucket("wide", 1, D, 20);
+    in_unit(add_bucket("bytes", 1, D, 1000), WEIR_UNIT_REQUEST_BYTES);
+    void *filter;
+    weir_store_t *store = start(&filter);
+    asked_t asked;
+    for (int i = 0; i < 2; ++i) {
+        assert_int_equal(call(filter, &asked, 40, -1, S).kind, WEIR_PASS);
+        use(filter, &asked, 0);
+    }
+    size_t admitted = decided[WEIR_DECISION_ADMITTED], shadowed = decided[WEIR_DECISION_SHADOW_REFUSED];
+    weir_verdict_t verdict = knock(filter, &asked, 40);
+    assert_int_equal(verdict.kind, WEIR_ANSWER);
+    assert_int_equal(verdict.reason, WEIR_REASON_LIMIT);
+    assert_int_equal(verdict.status, 429);
+    assert_int_equal(verdict.retry_after_ns, D);
+    assert_int_equal(verdict.violated_count, 1);
+    assert_string_equal(verdict.violated[0], "requests");
+    assert_string_equal(asked.policy, "\"requests\";q=2;w=172800, \"wide\";q=20;w=1728000");
+    assert_string_equal(asked.limits, "\"requests\";r=0;t=172800, \"wide\";r=18;t=172800");
+    assert_string_equal(asked.tokens, "");
+    done(filter, &asked, verdict.reason, false);
+    assert_int_equal(decided[WEIR_DECISION_REFUSED], 1);
+    assert_int_equal(decided[WEIR_DECISION_ADMITTED], admitted);
+    assert_int_equal(decided[WEIR_DECISION_SHADOW_REFUSED], shadowed);
+    weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX];
+    assert_int_equal(store->closest(store, "requests", S, closest), 1);
+    assert_string_equal(closest[0].name, "tenant=acme");
+    verdict = knock(filter, &asked, 0); /* without a body all are asked */
+    assert_int_equal(verdict.kind, WEIR_ANSWER);
+    assert_string_not_equal(asked.tokens, "");
+    done(filter, &asked, verdict.reason, false);
+    stop(store, filter);
+}
+
+/* What is in the body, and whether a slot will be free, is known when it is there. */
+static void test_what_is_not_refused_before_the_body(void **state)
+{
+    static const weir_conf_key_part_t by_model[] = {{WEIR_KEY_MODEL, NULL}};
+    for (int i = 0; i < 4; ++i) {
+        set_up(state);
+        bool refuses = i == 3;
+        if (i == 0)
+            add_slots("slots", 1, 1, S);
+        else if (i == 1)
+            set_key(add_bucket("models", 1, D, 1), by_model, 1);
+        else if (i == 2)
+            add_slots("slots", 1, 0, 0)->mode = WEIR_LIMIT_SHADOW;
+        else
+            add_slots("slots", 1, 0, 0);
+        in_unit(add_bucket("tokens", 1, D, 1000), WEIR_UNIT_LLM_TOKENS);
+        void *filter;
+        weir_store_t *store = start(&filter);
+        asked_t first, second;
+        assert_int_equal(call(filter, &first, 40, -1, S).kind, WEIR_PASS);
+        assert_int_equal(knock(filter, &second, 40).kind, refuses ? WEIR_ANSWER : WEIR_NEED_BODY);
+        done(filter, &second, WEIR_REASON_CLIENT_GONE, false);
+        use(filter, &first, 0);
+        assert_int_equal(knock(filter, &second, 40).kind, WEIR_NEED_BODY);
+        done(filter, &second, WEIR_REASON_CLIENT_GONE, false);
+        stop(store, filter);
+    }
+}
+
+/* No slot is held while a body trickles in that the meter needs whole. */
+static void test_where_a_model_answers_the_body_comes_first(void **state)
+{
+    add_slots("slots", 1, 0, 0);
+    for (int i = 0; i < 2; ++i) {
+        setup.upstream.dialect = i == 0 ? WEIR_DIALECT_PLAIN : WEIR_DIALECT_OPENAI;
+        void *filter;
+        weir_store_t *store = start(&filter);
+        asked_t asked, other;
+        weir_verdict_t verdict = knock(filter, &asked, -1);
+        assert_int_equal(verdict.kind, i == 0 ? WEIR_PASS : WEIR_NEED_BODY);
+        assert_int_equal(knock(filter, &other, 0).kind, i == 0 ? WEIR_ANSWER : WEIR_PASS);
+        done(filter, &other, WEIR_REASON_CLIENT_GONE, false);
+        if (i == 1) {
+            asked.request.picked = &asked.picked;
+            assert_int_equal(wake(filter, &asked, S).kind, WEIR_PASS);
+        }
+        done(filter, &asked, WEIR_REASON_NONE, true);
+        stop(store, filter);
+    }
+}
+
+static void test_what_can_never_be_is_said(void **state)
+{
+    in_unit(add_bucket("bytes", 100, S, 1000), WEIR_UNIT_REQUEST_BYTES);
+    static weir_conf_override_t overrides[] = {{"none", {{0, S}, 1, 0, 0}}};
+    weir_conf_limit_t *limit = add_bucket("requests", 1, S, 1);
+    limit->tenants.entries = overrides;
+    limit->tenants.size = 1;
+    void *filter;
+    weir_store_t *store = start(&filter);
+    asked_t asked;
+    weir_verdict_t verdict = knock(filter, &asked, 1001);
+    assert_string_equal(verdict.detail, "The request needs more than limit bytes ever has");
+    assert_int_equal(verdict.retry_after_ns, 3600 * S);
+    verdict = ask(filter, &asked, STR("none"), S);
+    assert_string_equal(verdict.detail, "The request needs more than limit requests ever has");
+    assert_true(passes(filter, STR("acme"), S));
+    verdict = ask(filter, &asked, STR("acme"), S);
+    assert_int_equal(verdict.kind, WEIR_ANSWER);
+    assert_null(verdict.detail);
+    stop(store, filter);
+}
+
 /* What comes back: only what a refusal after this filter kept from running, and that the caller did not break off. */
 static void test_what_is_refunded(void **state)
 {
@@ -623,12 +834,15 @@ typedef struct {
     weir_store_t *inner;
     bool is_there;
     int collected, abandoned;
+    weir_store_limit_t *limits[LIMITS_MAX]; /* as they were acquired */
+    size_t limit_count;
+    char order[LIMITS_MAX + 1]; /* of the limits that are decided, by their number there */
 } late_t;
 
 static weir_store_limit_t *late_acquire(weir_store_t *store, const weir_conf_limit_t *limit)
 {
-    weir_store_t *inner = ((late_t *)store)->inner;
-    return inner->limit_acquire(inner, limit);
+    late_t *late = (late_t *)store;
+    return late->limits[late->limit_count++] = late->inner->limit_acquire(late->inner, limit);
 }
 
 static void late_release(weir_store_t *store, weir_store_limit_t *limit)
@@ -646,7 +860,11 @@ static weir_store_key_t late_key(const weir_store_t *store, const void *parts, s
 static weir_store_answer_t late_decide(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns,
                                        weir_ticket_t ticket, bool *admitted)
 {
+    late_t *late = (late_t *)store;
     assert_int_equal(ticket.generation, 3);
+    for (size_t i = 0; i < count; ++i)
+        for (late->order[i] = '0'; late->limits[late->order[i] - '0'] != items[i].limit;)
+            ++late->order[i];
     return WEIR_STORE_PENDING;
 }
 
@@ -734,6 +952,33 @@ static void test_a_request_that_ends_while_it_waits_is_abandoned(void **state)
     late.inner->destroy(late.inner);
 }
 
+/* So that two routes that have two limits in common take their slots in one order. */
+static void test_limits_are_asked_in_the_order_of_the_configuration(void **state)
+{
+    static const struct {
+        size_t named[4];
+        const char *order;
+    } rows[] = {{{0, 1, 2, 3}, "0123"}, {{3, 2, 1, 0}, "0123"}, {{2, 0, 2, 1}, "012"}, {{3, 3, 1, 1}, "13"}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        set_up(state);
+        add_bucket("a", 1, D, 1);
+        add_slots("b", 1, 1, S);
+        add_window("c", 1, D);
+        add_slots("d", 1, 1, S);
+        memcpy(setup.named, rows[i].named, sizeof(rows[i].named));
+        late_t late = {.store = late_store,
+                       .inner = weir_memory_store_create(secret, (weir_store_teller_t){note_told, NULL})};
+        void *filter = weir_filter_limit.create(&setup.conf, &late.store);
+        asked_t asked;
+        prepare(&asked, STR("acme"), S);
+        assert_int_equal(admit(filter, &asked).kind, WEIR_AWAIT);
+        assert_string_equal(late.order, rows[i].order);
+        done(filter, &asked, WEIR_REASON_CLIENT_GONE, false);
+        weir_filter_limit.destroy(filter);
+        late.inner->destroy(late.inner);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -752,17 +997,25 @@ int main(void)
         cmocka_unit_test_setup(test_a_route_is_the_same_after_a_reload_that_moved_it, set_up),
         cmocka_unit_test_setup(test_keys_by_model, set_up),
         cmocka_unit_test_setup(test_keys_by_correlation, set_up),
+        cmocka_unit_test_setup(test_the_first_of_a_chain_costs_it_nothing, set_up),
+        cmocka_unit_test_setup(test_a_rate_of_0_refuses_the_first_of_a_chain_too, set_up),
         cmocka_unit_test_setup(test_bytes_that_are_uploaded, set_up),
         cmocka_unit_test_setup(test_what_a_call_is_thought_to_cost, set_up),
+        cmocka_unit_test_setup(test_what_a_call_is_thought_to_weigh, set_up),
         cmocka_unit_test_setup(test_a_call_is_charged_what_it_used, set_up),
         cmocka_unit_test_setup(test_a_debt_delays_the_next_call, set_up),
         cmocka_unit_test_setup(test_tokens_and_requests_are_told_side_by_side, set_up),
         cmocka_unit_test_setup(test_durations_as_go_writes_them, set_up),
+        cmocka_unit_test_setup(test_whoever_is_over_his_limit_is_refused_without_his_body, set_up),
+        cmocka_unit_test_setup(test_what_is_not_refused_before_the_body, set_up),
+        cmocka_unit_test_setup(test_where_a_model_answers_the_body_comes_first, set_up),
+        cmocka_unit_test_setup(test_what_can_never_be_is_said, set_up),
         cmocka_unit_test_setup(test_what_is_refunded, set_up),
         cmocka_unit_test_setup(test_a_refused_request_gets_nothing_back, set_up),
         cmocka_unit_test_setup(test_overflow_is_observed, set_up),
         cmocka_unit_test_setup(test_a_late_answer_is_awaited_and_collected, set_up),
         cmocka_unit_test_setup(test_a_request_that_ends_while_it_waits_is_abandoned, set_up),
+        cmocka_unit_test_setup(test_limits_are_asked_in_the_order_of_the_configuration, set_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

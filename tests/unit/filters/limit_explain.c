@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <ctype.h>
 #include <string.h>
 #include <cmocka.h>
 #include "limited.h"
@@ -105,7 +106,7 @@ static void test_a_fresh_start(void **state)
     prepare(&asked, STR("acme"), S);
     asked.request.route = NULL;
     asked.request.listener = NULL;
-    weir_limit_reset(chain, &asked.request, 0);
+    assert_true(weir_limit_reset(chain, &asked.request, 0));
     assert_int_equal(try_one(chain, STR("acme")), WEIR_ANSWER);
     asked.request.listener = &setup.listener;
     asked.request.route = &setup.routes[1];
@@ -115,6 +116,46 @@ static void test_a_fresh_start(void **state)
     weir_limit_reset(chain, &asked.request, 1);
     assert_int_equal(try_one(chain, STR("other")), WEIR_ANSWER);
     assert_int_equal(try_one(chain, STR("acme")), WEIR_PASS);
+    end_chain(chain, store);
+}
+
+/* What others have used too is not forgotten. */
+static void test_no_fresh_start_in_a_full_table(void **state)
+{
+    add_bucket("requests", 1, D, 1)->max_keys = 1;
+    weir_store_t *store;
+    weir_chain_t *chain = start_chain(&store);
+    asked_t asked;
+    assert_int_equal(try_one(chain, STR("acme")), WEIR_PASS);
+    assert_int_equal(try_one(chain, STR("other")), WEIR_PASS);
+    prepare(&asked, STR("other"), S);
+    assert_false(weir_limit_reset(chain, &asked.request, 0));
+    assert_int_equal(try_one(chain, STR("other")), WEIR_ANSWER);
+    prepare(&asked, STR("acme"), S);
+    assert_true(weir_limit_reset(chain, &asked.request, 0));
+    assert_int_equal(try_one(chain, STR("acme")), WEIR_PASS);
+    end_chain(chain, store);
+}
+
+/* Without an id a chain would begin. */
+static void test_what_the_call_of_a_chain_would_meet(void **state)
+{
+    static const weir_conf_key_part_t parts[] = {{WEIR_KEY_CORRELATION, NULL}};
+    set_key(add_bucket("requests", 1, D, 1), parts, 1);
+    weir_store_t *store;
+    weir_chain_t *chain = start_chain(&store);
+    weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX];
+    asked_t asked;
+    assert_int_equal(try_one(chain, STR("acme")), WEIR_PASS);
+    for (int has_id = 0; has_id < 2; ++has_id) {
+        prepare(&asked, STR("acme"), S);
+        if (!has_id)
+            asked.request.correlation_id = STR("");
+        assert_int_equal(weir_limit_explain(chain, &asked.request, explained), 1);
+        assert_int_equal(explained[0].item.admitted, !has_id);
+        assert_int_equal(explained[0].item.cost, has_id);
+        assert_int_equal(explained[0].item.remaining, !has_id);
+    }
     end_chain(chain, store);
 }
 
@@ -181,15 +222,84 @@ static void test_no_name_shows_a_secret(void **state)
     end_chain(chain, store);
 }
 
+/* By its name, in any case, or since API keys are in it. */
+static void test_which_headers_hold_secrets(void **state)
+{
+    static const struct {
+        const char *header;
+        bool is_secret;
+    } rows[] = {
+        {"X-API-Key", true},       {"Ocp-Apim-Subscription-Key", true},
+        {"X-Auth-Token", true},    {"X-AMZ-Security-TOKEN", true},
+        {"Client-Secret", true},   {"X-Forwarded-Authority", true},
+        {"Set-Cookie2", true},     {"X-SESSION-ID", true},
+        {"Signature-Input", true}, {"X-Credentials", true},
+        {"X-Password", true},      {"passwd", true},
+        {"X-Customer", true},      {"X-User", false},
+        {"X-Plan", false},         {"X-Pass", false},
+    };
+    static weir_conf_tenant_source_t from[] = {{"x-CUSTOMER", true}, {"X-User", false}};
+    setup.tenant.from.entries = from;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        weir_conf_key_part_t part = {WEIR_KEY_HEADER, rows[i].header};
+        char lower[64] = {0};
+        for (size_t j = 0; rows[i].header[j] != '\0'; ++j)
+            lower[j] = (char)tolower((unsigned char)rows[i].header[j]);
+        setup.conf.limits.size = 0;
+        set_key(add_bucket("requests", 1, D, 10), &part, 1);
+        weir_store_t *store;
+        weir_chain_t *chain = start_chain(&store);
+        weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX];
+        asked_t asked;
+        prepare(&asked, STR("acme"), S);
+        add_field(&asked, (weir_str_t){lower, strlen(lower)}, STR("canary-7"));
+        weir_limit_explain(chain, &asked.request, explained);
+        const char *value = explained[0].key + strlen("header:=") + strlen(lower);
+        if (rows[i].is_secret)
+            assert_true(strlen(value) == 9 && value[0] == '#' && strspn(value + 1, "0123456789abcdef") == 8);
+        else
+            assert_string_equal(value, "canary-7");
+        end_chain(chain, store);
+    }
+}
+
+static void test_the_name_of_a_model(void **state)
+{
+    static const weir_conf_key_part_t part = {WEIR_KEY_MODEL, NULL};
+    set_key(add_bucket("requests", 1, D, 10), &part, 1);
+    weir_store_t *store;
+    weir_chain_t *chain = start_chain(&store);
+    static const struct {
+        weir_json_picked_t picked;
+        const char *key;
+    } rows[] = {{{.model = "gpt-5", .model_len = 5}, "model=gpt-5"},
+                {{.model_len = 0}, "model="},
+                {{.model_is_long = true}, "model=(long)"},
+                {{.is_unreadable = true}, "model=?"}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX];
+        asked_t asked;
+        prepare(&asked, STR("acme"), S);
+        asked.request.picked = &rows[i].picked;
+        weir_limit_explain(chain, &asked.request, explained);
+        assert_string_equal(explained[0].key, rows[i].key);
+    }
+    end_chain(chain, store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_what_a_request_would_meet, set_up),
         cmocka_unit_test_setup(test_what_was_used_is_explained, set_up),
         cmocka_unit_test_setup(test_a_fresh_start, set_up),
+        cmocka_unit_test_setup(test_no_fresh_start_in_a_full_table, set_up),
+        cmocka_unit_test_setup(test_what_the_call_of_a_chain_would_meet, set_up),
         cmocka_unit_test_setup(test_whoever_comes_close_is_known_by_name, set_up),
         cmocka_unit_test_setup(test_long_names_are_cut, set_up),
         cmocka_unit_test_setup(test_no_name_shows_a_secret, set_up),
+        cmocka_unit_test_setup(test_which_headers_hold_secrets, set_up),
+        cmocka_unit_test_setup(test_the_name_of_a_model, set_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

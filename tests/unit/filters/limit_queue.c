@@ -93,6 +93,54 @@ static void test_it_waits_no_longer_than_it_may(void **state)
     stop(store, filter);
 }
 
+/* Its body's time included. */
+static void test_it_waits_no_longer_than_the_route_may_take(void **state)
+{
+    static const struct {
+        int64_t route_ns, upstream_ns, body_ns, until_ns;
+    } rows[] = {
+        {0, 900 * S, 0, 500 * MS},
+        {300 * MS, 900 * S, 0, 300 * MS},
+        {0, 300 * MS, 0, 300 * MS},
+        {300 * MS, 900 * S, 200 * MS, 300 * MS},
+        {600 * MS, 100 * MS, 0, 500 * MS},
+        {600 * MS, 900 * S, 200 * MS, 600 * MS},
+        {900 * S, 900 * S, 200 * MS, 700 * MS},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        set_up(state);
+        add_slots("slots", 1, 10, 500 * MS);
+        setup.routes[0].timeout_ns = rows[i].route_ns;
+        setup.upstream.timeouts.total_ns = rows[i].upstream_ns;
+        setup.upstream.dialect = WEIR_DIALECT_OPENAI;
+        void *filter;
+        weir_store_t *store = start(&filter);
+        asked_t first, second;
+        come(filter, &first, '1', STR("acme"), S);
+        prepare(&second, STR("acme"), S);
+        second.request.body_bytes = rows[i].body_ns != 0 ? 100 : 0;
+        weir_verdict_t verdict = admit(filter, &second);
+        if (rows[i].body_ns != 0) {
+            assert_int_equal(verdict.kind, WEIR_NEED_BODY);
+            second.request.picked = &second.picked;
+            verdict = wake(filter, &second, S + rows[i].body_ns);
+        }
+        assert_int_equal(verdict.kind, WEIR_AWAIT);
+        assert_int_equal(verdict.until_ns, S + rows[i].until_ns);
+        assert_int_equal(wake(filter, &second, verdict.until_ns - 1).kind, WEIR_AWAIT);
+        verdict = wake(filter, &second, verdict.until_ns);
+        assert_int_equal(verdict.kind, WEIR_ANSWER);
+        assert_int_equal(verdict.reason, WEIR_REASON_QUEUE_TIMEOUT);
+        assert_int_equal(verdict.retry_after_ns, S);
+        assert_string_equal(second.limits, "\"slots\";r=0");
+        assert_int_equal(decided[WEIR_DECISION_REFUSED], 1);
+        done(filter, &second, verdict.reason, false);
+        end(filter, &first, 2 * S);
+        assert_true(is_slot_free(filter));
+        stop(store, filter);
+    }
+}
+
 static void test_a_full_queue_and_one_who_gave_way(void **state)
 {
     weir_conf_limit_t *limit = add_slots("slots", 1, 2, S);
@@ -248,8 +296,7 @@ static void test_from_one_queue_to_the_next(void **state)
     assert_int_equal(verdict.kind, WEIR_AWAIT);
     assert_int_equal(verdict.until_ns, S + 900 * MS);
     assert_string_equal(queue_left, "second 100,first 100");
-    assert_int_equal(come(filter, &own, '3', STR("acme"), S + 150 * MS).until_ns,
-                     S + 1050 * MS); /* the first is free */
+    assert_int_equal(come(filter, &own, '3', STR("acme"), S + 150 * MS).until_ns, S + 450 * MS); /* it has the first */
     end(filter, &other, S + 200 * MS);
     assert_int_equal(wake(filter, &both, S + 200 * MS).kind, WEIR_PASS);
     assert_string_equal(queue_left, "second 100,first 100,second 100");
@@ -380,6 +427,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_it_waits_is_granted_and_passes, set_up),
         cmocka_unit_test_setup(test_it_waits_no_longer_than_it_may, set_up),
+        cmocka_unit_test_setup(test_it_waits_no_longer_than_the_route_may_take, set_up),
         cmocka_unit_test_setup(test_a_full_queue_and_one_who_gave_way, set_up),
         cmocka_unit_test_setup(test_it_ends_while_it_waits, set_up),
         cmocka_unit_test_setup(test_the_reason_where_several_refuse, set_up),

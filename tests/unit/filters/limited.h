@@ -90,7 +90,9 @@ static inline int set_up(void **state)
     setup.tenant.from.entries = tenant_from;
     setup.tenant.from.size = 2;
     setup.upstream.name = "agent";
+    setup.upstream.timeouts.total_ns = 900 * S;
     setup.upstream.usage.estimate = 4;
+    setup.upstream.usage.weights = (weir_conf_usage_weights_t){1000000, 1000000, 1000000, 1000000};
     setup.conf.limits.entries = setup.limits;
     setup.conf.upstreams.entries = &setup.upstream;
     setup.conf.upstreams.size = 1;

@@ -103,7 +103,7 @@ static inline int64_t remaining(weir_store_t *store, weir_store_limit_t *limit, 
     return peek(store, limit, conf, number, now_ns).remaining;
 }
 
-/* Reloads: the new limit is acquired before the old one is released. */
+/* Reloads: the new limit is acquired before the old one is released, of which no request is left. */
 static inline weir_store_limit_t *reload(weir_store_t *store, weir_store_limit_t *old, const weir_conf_limit_t *conf)
 {
     weir_store_limit_t *limit = store->limit_acquire(store, conf);

@@ -200,8 +200,7 @@ static void test_a_live_cut_gives_no_fresh_burst(void **state)
         assert_true(ask(store, limit, &before, 1, S));
     for (int i = 0; i < 100; ++i)
         assert_true(ask(store, limit, &before, 2, S));
-    weir_store_limit_t *same = reload(store, limit, &after);
-    assert_ptr_equal(same, limit);
+    limit = reload(store, limit, &after);
     assert_int_equal(remaining(store, limit, &after, 1, S), 20);
     assert_int_equal(remaining(store, limit, &after, 2, S), 0);
     assert_int_equal(remaining(store, limit, &after, 2, 6 * S), 0); /* 100 used, 50 came back */
@@ -228,6 +227,147 @@ static void test_until_the_cut_the_old_rate_counts(void **state)
     store->destroy(store);
 }
 
+/* The store heard of nobody since then, but of the time. */
+static void test_a_change_is_at_its_own_time(void **state)
+{
+    enum { ROW = 1, OVERFLOW = 2 };
+    weir_conf_limit_t fast = bucket("limit", 100, S, 1000), slow = bucket("limit", 1, D, 1000);
+    fast.max_keys = slow.max_keys = 1;
+    for (int cut = 0; cut < 2; ++cut) {
+        weir_store_t *store = create_store();
+        weir_conf_limit_t *before = cut ? &fast : &slow, *after = cut ? &slow : &fast;
+        weir_store_limit_t *limit = store->limit_acquire(store, before);
+        for (int i = 0; i < 1000; ++i)
+            assert_true(ask(store, limit, before, ROW, S) && ask(store, limit, before, OVERFLOW, S));
+        store->tell_time(store, 6 * S);
+        store->tell_time(store, 5 * S);
+        limit = reload(store, limit, after);
+        for (uint64_t key = ROW; key <= OVERFLOW; ++key) {
+            assert_int_equal(remaining(store, limit, after, key, 2 * S), cut ? 500 : 0);
+            assert_int_equal(remaining(store, limit, after, key, 7 * S), cut ? 500 : 100);
+        }
+        store->destroy(store);
+    }
+}
+
+/* Tenants with rates of their own, or the limit's. */
+enum { TENANTS_MAX = 64 };
+
+typedef struct {
+    weir_conf_limit_t conf;
+    weir_conf_override_t overrides[TENANTS_MAX];
+    char names[TENANTS_MAX][8];
+} named_t;
+
+/* The first is acme; they are in order. */
+static void name_tenants(named_t *named, weir_conf_limit_t conf, size_t count, weir_conf_rate_t acme,
+                         weir_conf_rate_t others)
+{
+    named->conf = conf;
+    for (size_t i = 0; i < count; ++i) {
+        snprintf(named->names[i], sizeof(named->names[i]), i == 0 ? "acme" : "t%02d", (int)i);
+        named->overrides[i] = (weir_conf_override_t){.tenant = named->names[i], .quota = conf.quota};
+        named->overrides[i].quota.rate = i == 0 ? acme : others;
+    }
+    named->conf.tenants.entries = named->overrides;
+    named->conf.tenants.size = count;
+}
+
+static weir_store_item_t ask_as(weir_store_t *store, weir_store_limit_t *limit, const weir_conf_quota_t *quota,
+                                uint64_t number, int64_t cost, int64_t now_ns)
+{
+    weir_store_item_t one = {.limit = limit, .quota = quota, .key = key(store, number), .cost = cost};
+    decide(store, &one, 1, now_ns);
+    return one;
+}
+
+static const weir_conf_rate_t ten_a_second = {10, S}, one_a_day = {1, D};
+
+static void test_reloads_that_add_tenants_take_nothing_from_others(void **state)
+{
+    enum { ACME = 1 };
+    static named_t before, after;
+    weir_store_t *store = create_store();
+    name_tenants(&before, bucket("limit", 1, D, 1000), 1, ten_a_second, one_a_day);
+    weir_store_limit_t *limit = store->limit_acquire(store, &before.conf);
+    assert_true(ask_as(store, limit, &before.overrides[0].quota, ACME, 1000, S).admitted);
+    for (size_t i = 2; i <= TENANTS_MAX; ++i) {
+        store->tell_time(store, S + (int64_t)i * S / 16);
+        name_tenants(&after, bucket("limit", 1, D, 1000), i, ten_a_second, (weir_conf_rate_t){(int64_t)i, D});
+        limit = reload(store, limit, &after.conf);
+    }
+    assert_true(ask_as(store, limit, &after.overrides[0].quota, ACME, 40, 5 * S).admitted);
+    assert_false(ask_as(store, limit, &after.overrides[0].quota, ACME, 1, 5 * S).admitted);
+    store->destroy(store);
+}
+
+/* A key at the rate of everybody, who might be the one that is new: it is known by being asked about. */
+static void test_whoever_is_refused_between_reloads_loses_nothing(void **state)
+{
+    enum { SOMEBODY = 1, UNSEEN = 2 };
+    static named_t named;
+    weir_store_t *store = create_store();
+    weir_conf_limit_t conf = bucket("limit", 10, S, 1000);
+    weir_store_limit_t *limit = store->limit_acquire(store, &conf);
+    assert_true(ask_as(store, limit, &conf.quota, SOMEBODY, 1000, S).admitted);
+    assert_true(ask_as(store, limit, &conf.quota, UNSEEN, 1000, S).admitted);
+    for (size_t i = 1; i <= TENANTS_MAX; ++i) {
+        store->tell_time(store, S + (int64_t)i * S / 16);
+        name_tenants(&named, conf, i, one_a_day, one_a_day);
+        limit = reload(store, limit, &named.conf);
+        assert_false(ask_as(store, limit, &named.conf.quota, SOMEBODY, 1000, S + (int64_t)i * S / 16).admitted);
+    }
+    assert_int_equal(ask_as(store, limit, &named.conf.quota, SOMEBODY, 1000, 5 * S).remaining, 40);
+    assert_in_range(ask_as(store, limit, &named.conf.quota, UNSEEN, 1000, 5 * S).remaining, 0, 40);
+    store->destroy(store);
+}
+
+/* Nor does whoever was cut get anything by a change that raises another one. */
+static void test_a_rate_that_is_not_certain_is_not_raised(void **state)
+{
+    enum { SOMEBODY = 1 };
+    static named_t first, second, third;
+    weir_store_t *store = create_store();
+    weir_conf_limit_t conf = bucket("limit", 10, S, 1000);
+    weir_store_limit_t *limit = store->limit_acquire(store, &conf);
+    assert_true(ask_as(store, limit, &conf.quota, SOMEBODY, 1000, S).admitted);
+    name_tenants(&first, conf, 1, one_a_day, one_a_day); /* somebody or acme: which one is it? */
+    limit = reload(store, limit, &first.conf);
+    name_tenants(&second, bucket("limit", 2, D, 1000), 1, (weir_conf_rate_t){100, S}, one_a_day);
+    limit = reload(store, limit, &second.conf);
+    store->tell_time(store, 100 * S);
+    name_tenants(&third, bucket("limit", 3, D, 1000), 1, (weir_conf_rate_t){100, S}, one_a_day);
+    limit = reload(store, limit, &third.conf);
+    assert_int_equal(ask_as(store, limit, &third.conf.quota, SOMEBODY, 1, 100 * S).remaining, 0);
+    store->destroy(store);
+}
+
+/* Requests that began before a cut, and are decided, given back or settled after it. */
+static void test_an_old_request_brings_no_fresh_burst(void **state)
+{
+    weir_conf_limit_t fast = in_unit(bucket("limit", 100, S, 1000), WEIR_UNIT_REQUEST_BYTES), slow = fast;
+    slow.quota.rate = one_a_day;
+    for (int way = 0; way < 4; ++way) {
+        weir_store_t *store = create_store();
+        weir_store_limit_t *old = store->limit_acquire(store, &fast);
+        weir_store_item_t first = ask_as(store, old, &fast.quota, 1, 1000, S);
+        weir_store_limit_t *limit = store->limit_acquire(store, &slow);
+        first.spent = way == 0 ? 1001 : 999;
+        if (way < 2)
+            store->settle(store, &first, 1, 11 * S);
+        else if (way == 2)
+            store->refund(store, &first, 1, 11 * S);
+        else
+            assert_false(ask_as(store, old, &fast.quota, 1, 1, 11 * S).admitted);
+        assert_in_range(remaining(store, limit, &slow, 1, 11 * S), 0, way == 1 ? 1 : way == 2 ? 1000 : 0);
+        assert_int_equal(ask_as(store, old, &fast.quota, 2, 1000, 11 * S).admitted, true); /* its first row */
+        assert_int_equal(remaining(store, limit, &slow, 2, 100 * S), 0);
+        limit = reload(store, limit, &fast);
+        assert_int_equal(remaining(store, limit, &fast, 2, 100 * S), 0);
+        store->destroy(store);
+    }
+}
+
 /* A slower rate keeps rows that the faster one would have let go. */
 static void test_a_cut_row_is_not_dropped_before_its_time(void **state)
 {
@@ -245,6 +385,7 @@ static void test_a_cut_row_is_not_dropped_before_its_time(void **state)
     weir_conf_limit_t fast = bucket("limit", 1, S, 10);
     fast.max_keys = 1;
     limit = reload(store, limit, &fast);
+    other = item(limit, &fast, key(store, 2));
     assert_true(decide(store, &other, 1, 120 * S));
     assert_false(other.overflowed);
     store->destroy(store);
@@ -497,8 +638,14 @@ static void test_a_peek_at_a_full_table_sees_the_overflow_row(void **state)
     weir_store_item_t probe = peek(store, limit, &conf, 2, 0);
     assert_true(probe.overflowed);
     assert_int_equal(probe.remaining, 1);
-    store->reset(store, &probe, 0); /* others have used of it, too */
+    assert_false(store->reset(store, &probe, 0)); /* others have used of it, too */
     assert_int_equal(remaining(store, limit, &conf, 2, 0), 1);
+    probe = item(limit, &conf, key(store, 0));
+    assert_true(store->reset(store, &probe, 0));
+    assert_int_equal(store->limit_keys(store, "limit"), 0);
+    probe = item(limit, &conf, key(store, 3)); /* there is room for it now */
+    assert_true(store->reset(store, &probe, 0));
+    assert_int_equal(store->limit_keys(store, "limit"), 0);
     store->destroy(store);
 }
 
@@ -552,6 +699,25 @@ static void test_the_closest_keys_are_known_by_name(void **state)
     store->destroy(store);
 }
 
+static void test_names_are_those_of_the_quotas_in_force(void **state)
+{
+    weir_store_t *store = create_store();
+    weir_conf_limit_t before = bucket("limit", 1, D, 100), after = bucket("limit", 1, D, 50);
+    weir_store_limit_t *old = store->limit_acquire(store, &before);
+    weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX];
+    for (int i = 0; i < 20; ++i)
+        assert_true(ask(store, old, &before, 1, S));
+    assert_true(note(store, old, &before, 1, S));
+    weir_store_limit_t *limit = store->limit_acquire(store, &after);
+    assert_int_equal(store->closest(store, "limit", S, closest), 0);
+    assert_false(note(store, old, &before, 1, S));
+    assert_true(note(store, limit, &after, 1, S));
+    assert_int_equal(store->closest(store, "limit", S, closest), 1);
+    assert_int_equal(closest[0].quota, 50);
+    assert_int_equal(closest[0].remaining, 30);
+    store->destroy(store);
+}
+
 static void test_the_overflow_row_has_no_name(void **state)
 {
     weir_store_t *store = create_store();
@@ -596,6 +762,11 @@ int main(void)
         cmocka_unit_test(test_a_refund_goes_back_to_the_overflow_bucket),
         cmocka_unit_test(test_a_live_cut_gives_no_fresh_burst),
         cmocka_unit_test(test_until_the_cut_the_old_rate_counts),
+        cmocka_unit_test(test_a_change_is_at_its_own_time),
+        cmocka_unit_test(test_reloads_that_add_tenants_take_nothing_from_others),
+        cmocka_unit_test(test_whoever_is_refused_between_reloads_loses_nothing),
+        cmocka_unit_test(test_a_rate_that_is_not_certain_is_not_raised),
+        cmocka_unit_test(test_an_old_request_brings_no_fresh_burst),
         cmocka_unit_test(test_a_cut_row_is_not_dropped_before_its_time),
         cmocka_unit_test(test_a_smaller_table_keeps_debts),
         cmocka_unit_test(test_another_kind_of_limit_has_a_state_of_its_own),
@@ -603,6 +774,7 @@ int main(void)
         cmocka_unit_test(test_sixteen_threads_with_reloads_and_refunds_stay_inside_the_bound),
         cmocka_unit_test(test_a_peek_at_a_full_table_sees_the_overflow_row),
         cmocka_unit_test(test_the_closest_keys_are_known_by_name),
+        cmocka_unit_test(test_names_are_those_of_the_quotas_in_force),
         cmocka_unit_test(test_the_overflow_row_has_no_name),
         cmocka_unit_test(test_bytes_are_told),
     };

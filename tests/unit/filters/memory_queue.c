@@ -124,6 +124,12 @@ static void stop(weir_store_t *store)
     store->destroy(store);
 }
 
+static void change(weir_store_t *store, weir_conf_limit_t to)
+{
+    conf = to;
+    limit = store->limit_acquire(store, &conf); /* the old one has requests yet */
+}
+
 #define U WEIR_LANE_URGENT
 #define N WEIR_LANE_NORMAL
 #define B WEIR_LANE_BACKGROUND
@@ -312,7 +318,7 @@ static void test_leaving_gives_the_slot_on(void **state)
     stop(store);
 }
 
-/* Another limit beside it: it waits for slots only if they are all that is missed, and holds nothing meanwhile. */
+/* Another limit beside it: it waits for slots only if they are all that is missed, and has no tokens meanwhile. */
 static void test_a_slot_that_is_of_no_use_goes_on(void **state)
 {
     weir_store_t *store = start(1, 10, 10);
@@ -347,39 +353,203 @@ static void test_a_slot_that_is_of_no_use_goes_on(void **state)
     stop(store);
 }
 
-static void test_in_one_queue_at_once(void **state)
+/* Two limits, of one slot each, in this order; some want both, some one. */
+static weir_conf_limit_t second;
+static weir_store_limit_t *other;
+
+static weir_store_t *start_two(int64_t places)
 {
     weir_store_t *store = start(1, 10, 10);
-    weir_conf_limit_t second = with_queue(slots("second", 1), 1, 1);
-    weir_store_limit_t *other = store->limit_acquire(store, &second);
-    asker_t running, blocking = asker(store, 'y'), both = asker(store, 'b'), behind, late = asker(store, 'l');
-    come(store, &running, 'x', "t", N);
-    add(&blocking, other, &second, 1, "t", N);
-    assert_int_equal(ask_again(&blocking, S), ADMITTED);
-    add(&both, limit, &conf, 1, "t", N);
-    add(&both, other, &second, 1, "t", N);
+    second = with_queue(slots("second", 1), places, places);
+    other = store->limit_acquire(store, &second);
+    return store;
+}
+
+static answer_t come_for(weir_store_t *store, asker_t *asker_, char letter, bool first_too, const char *tenant)
+{
+    *asker_ = asker(store, letter);
+    if (first_too)
+        add(asker_, limit, &conf, 1, tenant, N);
+    add(asker_, other, &second, 1, tenant, N);
+    return ask_again(asker_, S);
+}
+
+static void stop_two(weir_store_t *store)
+{
+    assert_int_equal(remaining(store, other, &second, 1, S), 1);
+    assert_int_equal(store->limit_keys(store, "slots") + store->limit_keys(store, "second"), 2);
+    stop(store);
+}
+
+static void test_whoever_waits_holds_what_comes_before(void **state)
+{
+    weir_store_t *store = start_two(1);
+    asker_t running, both, behind, late;
+    assert_int_equal(come_for(store, &running, 'x', false, "t"), ADMITTED);
+    assert_int_equal(come_for(store, &both, 'b', true, "t"), WAITS); /* a new row, that is held */
+    assert_true(both.queueing[0].holds && both.queueing[1].place != NULL);
+    assert_int_equal(remaining(store, limit, &conf, 1, S), 0);
+    assert_int_equal(come(store, &behind, 'c', "t", N), WAITS);
     assert_int_equal(ask_again(&both, S), WAITS);
-    assert_non_null(both.queueing[0].place);
-    come(store, &behind, 'c', "t", N);
+    assert_true(both.queueing[0].holds);
+    assert_int_equal(come_for(store, &late, 'l', true, "t"), WAITS); /* for the first: has nothing of the second */
+    assert_false(late.queueing[0].holds || late.queueing[1].holds);
     end(&running);
     assert_string_equal(news(), "b");
-    assert_int_equal(ask_again(&both, S), WAITS); /* now for the second: the first goes on */
-    assert_non_null(both.queueing[1].place);
+    assert_int_equal(ask_again(&both, S), ADMITTED);
+    assert_false(both.queueing[0].holds);
+    assert_string_equal(news(), "");
+    end(&both);
     assert_string_equal(news(), "c");
     assert_int_equal(ask_again(&behind, S), ADMITTED);
-    add(&late, limit, &conf, 1, "t", N);
-    add(&late, other, &second, 1, "t", N);
-    assert_int_equal(ask_again(&late, S), WAITS);
-    assert_non_null(late.queueing[0].place);
     end(&behind);
     assert_string_equal(news(), "l");
-    assert_int_equal(ask_again(&late, S), FULL); /* it may not wait for the second, and gives the first back */
-    assert_true(late.items[0].admitted);
-    end(&blocking);
+    assert_int_equal(ask_again(&late, S), ADMITTED);
+    end(&late);
+    stop_two(store);
+}
+
+/* By leaving: while it waits, and when it was granted. */
+static void test_whoever_leaves_gives_all_back(void **state)
+{
+    weir_store_t *store = start_two(10);
+    asker_t running, both, behind;
+    for (int is_granted = 0; is_granted < 2; ++is_granted) {
+        assert_int_equal(come_for(store, &running, 'x', false, "t"), ADMITTED);
+        assert_int_equal(come_for(store, &both, 'b', true, "t"), WAITS);
+        assert_int_equal(come(store, &behind, 'c', "t", N), WAITS);
+        if (is_granted)
+            end(&running);
+        assert_string_equal(news(), is_granted ? "b" : "");
+        leave(&both);
+        assert_false(both.queueing[0].holds);
+        assert_string_equal(news(), "c");
+        assert_int_equal(remaining(store, other, &second, 1, S), is_granted);
+        assert_int_equal(ask_again(&behind, S), ADMITTED);
+        end(&behind);
+        if (!is_granted)
+            end(&running);
+    }
+    stop_two(store);
+}
+
+/* By being refused: displaced, no room in the next line, or another limit's doing. */
+static void test_whoever_is_refused_gives_all_back(void **state)
+{
+    weir_store_t *store = start_two(2);
+    weir_conf_limit_t daily = bucket("daily", 1, D, 1);
+    weir_store_limit_t *tokens = store->limit_acquire(store, &daily);
+    asker_t running, both, greedy, behind, rival;
+    assert_int_equal(come_for(store, &running, 'x', false, "t"), ADMITTED);
+    assert_int_equal(come_for(store, &greedy, 'g', false, "greedy"), WAITS);
+    assert_int_equal(come_for(store, &both, 'b', true, "greedy"), WAITS);
+    assert_int_equal(come(store, &behind, 'c', "t", N), WAITS);
+    assert_int_equal(come_for(store, &rival, 'r', false, "rival"), WAITS);
+    assert_string_equal(news(), "b"); /* displaced */
+    assert_int_equal(ask_again(&both, S), FULL);
+    assert_string_equal(news(), "c");
+    assert_int_equal(come_for(store, &both, 'b', true, "greedy"), WAITS);
+    leave(&behind);
+    assert_string_equal(news(), "b");
+    assert_int_equal(ask_again(&both, S), FULL); /* has the first, may not wait for the second */
+    assert_int_equal(remaining(store, limit, &conf, 1, S), 1);
+    leave(&rival);
+    add(&both, tokens, &daily, 1, "", N);
+    assert_int_equal(ask_again(&both, S), WAITS);
+    assert_true(ask(store, tokens, &daily, 1, S));
+    end(&running);
+    assert_string_equal(news(), "g");
+    leave(&greedy);
+    assert_string_equal(news(), "b");
+    assert_int_equal(ask_again(&both, S), LIMITED);
+    assert_false(both.queueing[0].holds);
+    assert_int_equal(remaining(store, limit, &conf, 1, S), 1);
+    stop_two(store);
+}
+
+/* Held in the overflow row, and given back there. */
+static void test_what_is_held_stays_in_its_row(void **state)
+{
+    weir_store_t *store = create_telling_store();
+    conf = with_queue(slots("slots", 2), 10, 10);
+    conf.max_keys = 1;
+    limit = store->limit_acquire(store, &conf);
+    second = with_queue(slots("second", 1), 10, 10);
+    other = store->limit_acquire(store, &second);
+    asker_t stranger = asker(store, 's'), running, both = asker(store, 'b');
+    add(&stranger, limit, &conf, 7, "t", N);
+    assert_int_equal(ask_again(&stranger, S), ADMITTED); /* has the row */
+    assert_int_equal(come_for(store, &running, 'x', false, "t"), ADMITTED);
+    add(&both, limit, &conf, 1, "t", N);
+    add(&both, other, &second, 1, "t", N);
+    for (int i = 0; i < 2; ++i) {
+        assert_int_equal(ask_again(&both, S), WAITS);
+        assert_true(both.items[0].overflowed && both.queueing[0].holds);
+        if (i == 0)
+            end(&stranger); /* its row is free */
+    }
+    end(&running);
     assert_string_equal(news(), "b");
     assert_int_equal(ask_again(&both, S), ADMITTED);
+    assert_true(both.items[0].overflowed);
     end(&both);
-    assert_int_equal(remaining(store, other, &second, 1, S), 1);
+    assert_int_equal(remaining(store, limit, &conf, 1, S), 2);
+    stop(store);
+}
+
+/* It was emptied by somebody else's row; a limit with no queue of his own is not kept out by it. */
+static void test_an_empty_line_is_no_line(void **state)
+{
+    static const weir_conf_override_t overrides[] = {{.tenant = "big", .quota = {.limit = 2}}};
+    weir_store_t *store = start(1, 2, 2);
+    conf.tenants.entries = overrides;
+    conf.tenants.size = 1;
+    change(store, conf);
+    asker_t running[2] = {asker(store, 'x'), asker(store, 'y')}, greedy[2], rival = asker(store, 'o'),
+            big = asker(store, 'p');
+    for (int i = 0; i < 2; ++i) {
+        add(&running[i], limit, &conf, (uint64_t)i + 1, "t", N);
+        assert_int_equal(ask_again(&running[i], S), ADMITTED);
+        greedy[i] = asker(store, (char)('0' + i));
+        add(&greedy[i], limit, &conf, (uint64_t)i + 1, "greedy", N);
+        assert_int_equal(ask_again(&greedy[i], S), WAITS);
+    }
+    add(&rival, limit, &conf, 1, "other", N);
+    assert_int_equal(ask_again(&rival, S), WAITS);
+    assert_string_equal(news(), "1");
+    add(&big, limit, &conf, 2, "big", N); /* the second one of two */
+    big.queueing[0].tenant.len = 0;
+    assert_int_equal(ask_again(&big, S), ADMITTED);
+    end(&big);
+    assert_int_equal(ask_again(&greedy[1], S), FULL);
+    end(&running[1]);
+    leave(&greedy[0]);
+    leave(&rival);
+    end(&running[0]);
+    assert_string_equal(news(), "");
+    stop(store);
+}
+
+/* It came before the limit was cut, and stands in line after that. */
+static void test_an_old_request_waits_by_the_new_numbers(void **state)
+{
+    static weir_conf_limit_t old_conf;
+    weir_store_t *store = start(3, 10, 10);
+    weir_store_limit_t *old = limit;
+    asker_t running[3], late = asker(store, 'l');
+    old_conf = conf;
+    for (int i = 0; i < 3; ++i)
+        come(store, &running[i], 'x', "t", N);
+    change(store, with_queue(slots("slots", 1), 10, 10));
+    add(&late, old, &old_conf, 1, "t", N);
+    assert_int_equal(ask_again(&late, S), WAITS);
+    end(&running[0]);
+    end(&running[1]);
+    assert_string_equal(news(), "");
+    end(&running[2]);
+    assert_string_equal(news(), "l");
+    assert_int_equal(ask_again(&late, S), ADMITTED);
+    end(&late);
     stop(store);
 }
 
@@ -416,12 +586,6 @@ static void test_peeking_sees_the_line(void **state)
 }
 
 /* Changes while it runs */
-
-static void change(weir_store_t *store, weir_conf_limit_t to)
-{
-    conf = to;
-    assert_ptr_equal(reload(store, limit, &conf), limit);
-}
 
 static void test_a_raised_limit_lets_in_at_once_and_a_cut_one_later(void **state)
 {
@@ -863,7 +1027,7 @@ static void test_four_threads_in_one_queue(void **state)
     static weir_conf_limit_t confs[2];
     for (int i = 0; i < 50; ++i) { /* reloads meanwhile: less, and as much as before */
         confs[i % 2] = with_queue(slots("slots", i % 2 ? AT_ONCE : AT_ONCE - 1), i % 2 ? QUEUE : 2, PER_TENANT);
-        reload(shared.store, limit, &confs[i % 2]);
+        shared.store->limit_acquire(shared.store, &confs[i % 2]);
     }
     for (int i = 0; i < THREADS; ++i)
         assert_int_equal(pthread_join(threads[i], NULL), 0);
@@ -889,7 +1053,12 @@ int main(void)
         cmocka_unit_test(test_a_full_queue_of_another_key_gives_way_too),
         cmocka_unit_test(test_leaving_gives_the_slot_on),
         cmocka_unit_test(test_a_slot_that_is_of_no_use_goes_on),
-        cmocka_unit_test(test_in_one_queue_at_once),
+        cmocka_unit_test(test_whoever_waits_holds_what_comes_before),
+        cmocka_unit_test(test_whoever_leaves_gives_all_back),
+        cmocka_unit_test(test_whoever_is_refused_gives_all_back),
+        cmocka_unit_test(test_what_is_held_stays_in_its_row),
+        cmocka_unit_test(test_an_empty_line_is_no_line),
+        cmocka_unit_test(test_an_old_request_waits_by_the_new_numbers),
         cmocka_unit_test(test_shadow_limits_let_nobody_wait),
         cmocka_unit_test(test_peeking_sees_the_line),
         cmocka_unit_test(test_a_raised_limit_lets_in_at_once_and_a_cut_one_later),
