@@ -92,9 +92,10 @@ static void *row_of(weir_store_limit_t *limit, weir_store_key_t key, bool overfl
 static weir_rows_terms_t terms_of(const weir_store_item_t *item, bool overflowed)
 {
     weir_store_limit_t *limit = item->limit;
-    bool is_old = overflowed ? atomic_load_explicit(&limit->is_old_in_overflow, memory_order_relaxed)
-                             : atomic_load_explicit(&limit->is_old, memory_order_relaxed) >>
-                                       weir_key_shard(table_key(item->key)) & 1;
+    bool is_old =
+        overflowed
+            ? atomic_load_explicit(&limit->is_old_in_overflow, memory_order_relaxed)
+            : atomic_load_explicit(&limit->is_old, memory_order_relaxed) >> weir_key_shard(table_key(item->key)) & 1;
     return (weir_rows_terms_t){.quota = item->quota, .bounds = &limit->limit->bounds, .is_old = is_old};
 }
 
@@ -122,8 +123,7 @@ static bool find_rows(weir_store_item_t *items, row_t *rows, size_t count, int64
             state = weir_key_table_insert(limit->table, table_key(items[i].key), now_ns, held);
         items[i].overflowed = state == NULL;
         overflowed |= state == NULL;
-        rows[i] = (row_t){.state = state != NULL ? state : limit->overflow,
-                          .is_new = is_new && state != NULL};
+        rows[i] = (row_t){.state = state != NULL ? state : limit->overflow, .is_new = is_new && state != NULL};
     }
     return overflowed;
 }
@@ -265,8 +265,7 @@ static weir_store_key_t key_of(const weir_store_t *store, const void *parts, siz
 }
 
 /* Of a decision that did not admit: whether it waits. */
-static bool wait_for_slot(memory_t *memory, weir_store_item_t *items, row_t *rows, size_t count,
-                          waiting_t *waiting)
+static bool wait_for_slot(memory_t *memory, weir_store_item_t *items, row_t *rows, size_t count, waiting_t *waiting)
 {
     for (size_t i = 0; i < count; ++i)
         if (rows[i].waited == WEIR_WAITER_WAITING)

@@ -5,9 +5,9 @@
  *
  * The state of a limit is found again under its name if it counts in the same way: rows count on from there at the new
  * quotas, with what they had under the old ones until the moment of the change; whoever waits, waits for the new
- * numbers. No change gives a fresh burst. Nothing that was earned is lost either, but of a key that shares its rate with
- * others that are cut, or is new in the configuration and cut by it: until it is decided again, requests of the old
- * configuration and a second change take it for as slow as these. Thread-safe. */
+ * numbers. No change gives a fresh burst. Nothing that was earned is lost either, but of a key that shares its rate
+ * with others that are cut, or is new in the configuration and cut by it: until it is decided again, requests of the
+ * old configuration and a second change take it for as slow as these. Thread-safe. */
 
 #include "core/key_table.h"
 #include "memory_names.h"

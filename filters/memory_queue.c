@@ -106,9 +106,7 @@ static weir_store_place_t *place_create(const weir_store_item_t *item, weir_stor
     weir_str_t name = item->queueing->tenant;
     weir_store_place_t *place = checked(malloc(sizeof(*place) + name.len));
     *place = (weir_store_place_t){
-        .waiter = {.tenant_low = tenant.low,
-                   .tenant_high = tenant.high,
-                   .lane = item->queueing->lane},
+        .waiter = {.tenant_low = tenant.low, .tenant_high = tenant.high, .lane = item->queueing->lane},
         .ticket = ticket,
         .key = item->key,
         .overflowed = item->overflowed,

@@ -15,18 +15,41 @@ static weir_token_bucket_quota_t conf_quota(const weir_conf_quota_t *quota)
 }
 
 /* Who comes with an older configuration does not know the rate in force: the row does, if it has one. */
-static weir_token_bucket_quota_t old_quota(const weir_token_bucket_t *bucket, const weir_rows_terms_t *terms)
+typedef struct {
+    uint64_t parts_per_ns;
+    bool is_least;
+} old_rate_t;
+
+static old_rate_t old_rate(const weir_token_bucket_t *bucket, const weir_rows_terms_t *terms)
 {
-    if (bucket->used_high_and_rate != 0)
-        return (weir_token_bucket_quota_t){weir_token_bucket_rate(bucket), weir_token_bucket_is_least(bucket),
-                                           terms->quota->burst};
-    uint64_t slowest = atomic_load_explicit(&terms->bounds->slowest, memory_order_relaxed);
-    return (weir_token_bucket_quota_t){slowest, true, terms->quota->burst};
+    if ((bucket->used_low | bucket->used_high_and_rate) != 0)
+        return (old_rate_t){weir_token_bucket_rate(bucket), weir_token_bucket_is_least(bucket)};
+    return (old_rate_t){atomic_load_explicit(&terms->bounds->slowest, memory_order_relaxed), true};
 }
 
 static weir_token_bucket_quota_t bucket_quota(const weir_token_bucket_t *bucket, const weir_rows_terms_t *terms)
 {
-    return terms->is_old ? old_quota(bucket, terms) : conf_quota(terms->quota);
+    if (!terms->is_old)
+        return conf_quota(terms->quota);
+    return (weir_token_bucket_quota_t){old_rate(bucket, terms).parts_per_ns, terms->quota->burst};
+}
+
+/* The rate stays as it is. */
+static void old_take(weir_token_bucket_t *bucket, const weir_rows_terms_t *terms, int64_t charge, int64_t now_ns)
+{
+    old_rate_t rate = old_rate(bucket, terms);
+    weir_token_bucket_take(bucket, bucket_quota(bucket, terms), charge, now_ns);
+    weir_token_bucket_settle(bucket, rate.parts_per_ns, rate.is_least, now_ns);
+}
+
+/* What filled up since then at the quota's own rate is not given back once more. */
+static void old_put_back(weir_token_bucket_t *bucket, const weir_rows_terms_t *terms, int64_t cost, int64_t taken_ns,
+                         int64_t now_ns)
+{
+    old_rate_t rate = old_rate(bucket, terms);
+    weir_token_bucket_settle(bucket, rate.parts_per_ns, rate.is_least, now_ns);
+    weir_token_bucket_put_back(bucket, conf_quota(terms->quota), cost, taken_ns, now_ns);
+    weir_token_bucket_settle(bucket, rate.parts_per_ns, rate.is_least, now_ns);
 }
 
 static bool bucket_fits(const weir_rows_t *rows, const void *state, const weir_rows_terms_t *terms, int64_t cost,
@@ -38,8 +61,10 @@ static bool bucket_fits(const weir_rows_t *rows, const void *state, const weir_r
 static weir_told_t bucket_tell(const weir_rows_t *rows, void *state, const weir_rows_terms_t *terms, int64_t charge,
                                int64_t cost, int64_t now_ns)
 {
+    if (charge != 0 && terms->is_old)
+        old_take(state, terms, charge, now_ns);
     weir_token_bucket_quota_t quota = bucket_quota(state, terms);
-    if (charge != 0)
+    if (charge != 0 && !terms->is_old)
         weir_token_bucket_take(state, quota, charge, now_ns);
     return weir_token_bucket_tell(state, quota, cost, now_ns);
 }
@@ -47,12 +72,10 @@ static weir_told_t bucket_tell(const weir_rows_t *rows, void *state, const weir_
 static void bucket_put_back(const weir_rows_t *rows, void *state, const weir_rows_terms_t *terms,
                             const weir_store_item_t *item, int64_t cost, int64_t now_ns)
 {
-    weir_token_bucket_quota_t quota = bucket_quota(state, terms);
-    if (terms->is_old) /* what filled up since then at the old rate is not given back once more */
-        weir_token_bucket_settle(state, quota.parts_per_ns, quota.is_least, now_ns);
-    weir_token_bucket_put_back(state, conf_quota(terms->quota), cost, item->charged_ns, now_ns);
     if (terms->is_old)
-        weir_token_bucket_settle(state, quota.parts_per_ns, quota.is_least, now_ns);
+        old_put_back(state, terms, cost, item->charged_ns, now_ns);
+    else
+        weir_token_bucket_put_back(state, conf_quota(terms->quota), cost, item->charged_ns, now_ns);
 }
 
 static int64_t bucket_reset_with(const void *state, const weir_rows_terms_t *terms, int64_t more, int64_t now_ns)
@@ -63,7 +86,7 @@ static int64_t bucket_reset_with(const void *state, const weir_rows_terms_t *ter
 
 static void bucket_see(const weir_rows_t *rows, void *state, const weir_rows_terms_t *terms, int64_t now_ns)
 {
-    if (!terms->is_old)
+    if (!terms->is_old && weir_token_bucket_is_least(state))
         weir_token_bucket_see(state, conf_quota(terms->quota), now_ns);
 }
 

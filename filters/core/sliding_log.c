@@ -189,8 +189,8 @@ void weir_sliding_log_take(weir_sliding_log_t *log, weir_sliding_window_quota_t 
     int64_t room = INT64_MAX - total_from(log, 0), counts = cost < room ? cost : room;
     if (counts == 0)
         return;
-    entry_t *entry = is_one_with_newest(log, quota.window_ns, now_ns) ? newest_of(log)
-                                                                        : append(log, quota.limit, now_ns);
+    entry_t *entry =
+        is_one_with_newest(log, quota.window_ns, now_ns) ? newest_of(log) : append(log, quota.limit, now_ns);
     entry->sum += (uint64_t)counts;
     if (now_ns > entry->at_ns)
         entry->at_ns = now_ns;

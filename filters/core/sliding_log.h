@@ -12,8 +12,8 @@
  * as many entries as are in use (or four) and at most twice as many as the least of `limit` and WEIR_SLIDING_LOG_MAX,
  * none when a change leaves it empty; weir_sliding_log_dispose gives it back. What is taken beyond the limit is counted
  * in full, at the time of what came next where there are more entries than `limit`: that tells as well when something
- * fits again, but for a refund, which may come late then. To ask takes time with the logarithm of what is in it, a refund with what
- * came after what it gives back.
+ * fits again, but for a refund, which may come late then. To ask takes time with the logarithm of what is in it, a
+ * refund with what came after what it gives back.
  *
  * Time is the caller's, in ns, and may stand still but not go back. The caller locks. */
 

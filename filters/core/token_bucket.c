@@ -40,7 +40,7 @@ static parts_t used_at(const weir_token_bucket_t *bucket, uint64_t parts_per_ns,
     return used > filled ? used - filled : 0;
 }
 
-static void set_used(weir_token_bucket_t *bucket, parts_t used, weir_token_bucket_quota_t quota, int64_t now_ns)
+static void set_used(weir_token_bucket_t *bucket, parts_t used, uint64_t parts_per_ns, bool is_least, int64_t now_ns)
 {
     if (used == 0) {
         *bucket = (weir_token_bucket_t){0};
@@ -49,17 +49,27 @@ static void set_used(weir_token_bucket_t *bucket, parts_t used, weir_token_bucke
     if (used > used_max)
         used = used_max;
     bucket->used_low = (uint64_t)used;
-    bucket->used_high_and_rate =
-        (uint64_t)(used >> 64) |
-        ((uint64_t)quota.parts_per_ns << 1 | (uint64_t)quota.is_least) << WEIR_TOKEN_HIGH_BITS;
+    bucket->used_high_and_rate = (uint64_t)(used >> 64) | (parts_per_ns << 1 | (uint64_t)is_least)
+                                                              << WEIR_TOKEN_HIGH_BITS;
     if (now_ns > bucket->at_ns)
         bucket->at_ns = now_ns;
+}
+
+/* How often a period goes into a day; the usual ones without a division. */
+static uint64_t times_a_day(uint64_t period_ns)
+{
+    const uint64_t second_ns = UINT64_C(1000000000);
+    if (period_ns == second_ns)
+        return 86400;
+    if (period_ns == 60 * second_ns)
+        return 1440;
+    return period_ns == 3600 * second_ns ? 24 : WEIR_TOKEN_PARTS / period_ns;
 }
 
 weir_token_bucket_quota_t weir_token_bucket_quota(int64_t count, int64_t period_ns, int64_t burst)
 {
     assert(burst <= WEIR_TOKEN_BURST_MAX);
-    uint64_t each = WEIR_TOKEN_PARTS / (uint64_t)period_ns; /* without a remainder it spares a division of 128 bits */
+    uint64_t each = times_a_day((uint64_t)period_ns); /* without a remainder it spares a division of 128 bits */
     bool is_exact = each * (uint64_t)period_ns == WEIR_TOKEN_PARTS;
     parts_t rate = is_exact ? (parts_t)(uint64_t)count * each : parts_of(count) / (uint64_t)period_ns;
     assert(rate < (parts_t)1 << 47);
@@ -79,7 +89,7 @@ void weir_token_bucket_take(weir_token_bucket_t *bucket, weir_token_bucket_quota
 {
     assert(cost >= 0);
     parts_t used = used_at(bucket, quota.parts_per_ns, now_ns) + parts_of(cost);
-    set_used(bucket, used, quota, now_ns);
+    set_used(bucket, used, quota.parts_per_ns, false, now_ns);
 }
 
 void weir_token_bucket_put_back(weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
@@ -94,7 +104,7 @@ void weir_token_bucket_put_back(weir_token_bucket_t *bucket, weir_token_bucket_q
         back = back > filled ? back - filled : 0;
     }
     parts_t used = used_at(bucket, quota.parts_per_ns, now_ns);
-    set_used(bucket, used > back ? used - back : 0, quota, now_ns);
+    set_used(bucket, used > back ? used - back : 0, quota.parts_per_ns, false, now_ns);
 }
 
 weir_told_t weir_token_bucket_tell(const weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t cost,
@@ -119,13 +129,12 @@ bool weir_token_bucket_is_full(const weir_token_bucket_t *bucket, int64_t now_ns
 
 void weir_token_bucket_settle(weir_token_bucket_t *bucket, uint64_t parts_per_ns, bool is_least, int64_t now_ns)
 {
-    weir_token_bucket_quota_t quota = {.parts_per_ns = parts_per_ns, .is_least = is_least};
-    set_used(bucket, used_at(bucket, weir_token_bucket_rate(bucket), now_ns), quota, now_ns);
+    set_used(bucket, used_at(bucket, weir_token_bucket_rate(bucket), now_ns), parts_per_ns, is_least, now_ns);
 }
 
 void weir_token_bucket_see(weir_token_bucket_t *bucket, weir_token_bucket_quota_t quota, int64_t now_ns)
 {
     uint64_t rate = weir_token_bucket_rate(bucket);
     if (quota.parts_per_ns > rate || (quota.parts_per_ns == rate && weir_token_bucket_is_least(bucket)))
-        set_used(bucket, used_at(bucket, quota.parts_per_ns, now_ns), quota, now_ns);
+        set_used(bucket, used_at(bucket, quota.parts_per_ns, now_ns), quota.parts_per_ns, false, now_ns);
 }

@@ -31,9 +31,8 @@ typedef struct {
 enum { WEIR_TOKEN_HIGH_BITS = 16 };
 
 typedef struct {
-    uint64_t parts_per_ns : 47; /* 0 refuses all */
-    uint64_t is_least : 1;      /* it may be more, but who asks does not know */
-    int64_t burst;              /* <= WEIR_TOKEN_BURST_MAX */
+    uint64_t parts_per_ns; /* < 2^47; 0 refuses all */
+    int64_t burst;         /* <= WEIR_TOKEN_BURST_MAX */
 } weir_token_bucket_quota_t;
 
 static inline uint64_t weir_token_bucket_rate(const weir_token_bucket_t *bucket)

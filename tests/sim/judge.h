@@ -8,7 +8,8 @@
  *   nothing is admitted over a bound, nothing is refused without a cause, all or nothing is charged;
  *   Retry-After is when it fits if nobody else comes, and not 1 ns before (between the window and 61/60 of it, for
  * slots); no slot is free while someone waits for it, who is granted is the oldest of his lane, who is displaced had to
- * be; who waits holds the slots of the limits before, and of no other; who ends gives back what he had, whatever his end.
+ * be; who waits holds the slots of the limits before, and of no other; who ends gives back what he had, whatever his
+ * end.
  *
  * For worlds without lag, where limits with a queue differ in their wait, and overrides are of limits that count by
  * tenant. */

@@ -19,7 +19,8 @@ typedef struct judge_row {
     model_bucket_t bucket;
     model_window_t window;
     int64_t reserved;
-    int64_t held, told, waiting; /* slots; held: by those who run, or wait for another limit's; told: granted, and it did not come for it yet */
+    int64_t held, told, waiting; /* slots; held: by those who run, or wait for another limit's; told: granted, and it
+                                    did not come for it yet */
     int64_t granted_of;          /* by the limit of those who were granted since it was last looked at; 0: nobody was */
     bool is_granted_by_reload;
     char key[];

@@ -212,7 +212,8 @@ static void row_put_back(judge_item_t *item, int64_t cost, int64_t now_ns)
     if (cost == 0)
         return;
     if (judge_is_bucket(item->conf))
-        model_bucket_put_back(&item->row->bucket, judge_rate_of(item->row, item->quota), cost, item->charged_ns, now_ns);
+        model_bucket_put_back(&item->row->bucket, judge_rate_of(item->row, item->quota), cost, item->charged_ns,
+                              now_ns);
     else
         model_window_put_back(&item->row->window, item->charge, cost);
 }

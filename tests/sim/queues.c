@@ -119,10 +119,10 @@ static void try_load(uint64_t seed, int percent, bool all_first)
     int used = (int)(crossing.busy_ns * 100 / (20 * for_ns));
     size_t passed = crossing.passed, waits = crossing.waits;
     judge_finish(crossing.judge);
-    const char *failure = sim->failures != 0                          ? sim->first_failure
+    const char *failure = sim->failures != 0                              ? sim->first_failure
                           : used < (percent < most ? percent - 10 : most) ? "slots were not used"
-                          : waits > HANDED_ON_MAX * passed            ? "slots were handed on and on"
-                                                                      : NULL;
+                          : waits > HANDED_ON_MAX * passed                ? "slots were handed on and on"
+                                                                          : NULL;
     snprintf(title, sizeof(title), "two queues, %s first, %d %% of what there is room for", all_first ? "all" : "each",
              percent);
     sim_say(failure, title, "%zu requests, %zu admitted, which waited %zu times; %d %% of the slots used", sim->arrived,
