@@ -25,6 +25,7 @@ typedef struct {
 static void begin_fields(h2o_req_t *req)
 {
     weir_worker_t *worker = weir_worker_of(req->conn->ctx);
+    worker->head_name_count = 0;
     req->res.headers.entries = worker->head_fields;
     req->res.headers.size = 0;
     req->res.headers.capacity = WEIR_HEAD_FIELDS_MAX;
@@ -32,9 +33,10 @@ static void begin_fields(h2o_req_t *req)
 
 static void add_field(h2o_req_t *req, weir_str_t name, weir_str_t value)
 {
-    size_t i = req->res.headers.size++;
-    assert(i < WEIR_HEAD_FIELDS_MAX);
-    h2o_iovec_t *name_iovec = &weir_worker_of(req->conn->ctx)->head_names[i];
+    weir_worker_t *worker = weir_worker_of(req->conn->ctx);
+    size_t i = req->res.headers.size++, name_index = worker->head_name_count++;
+    assert(i < WEIR_HEAD_FIELDS_MAX && name_index < WEIR_HEAD_FIELDS_MAX);
+    h2o_iovec_t *name_iovec = &worker->head_names[name_index]; /* fields may move down; their names do not */
     *name_iovec = h2o_iovec_init(name.base, name.len);
     req->res.headers.entries[i] = (h2o_header_t){.name = name_iovec, .value = h2o_iovec_init(value.base, value.len)};
 }

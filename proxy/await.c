@@ -69,6 +69,8 @@ static void take_body(weir_exchange_t *exchange)
 static void on_body_progress(weir_body_t *body)
 {
     weir_exchange_t *exchange = body->reader;
+    if (exchange->wait.state != WEIR_WAITS_FOR_BODY) /* it was answered: nobody wants the rest */
+        return;
     if (body->failed != WEIR_REASON_NONE) {
         answer_body(exchange, body->failed, NULL);
         return;

@@ -90,6 +90,7 @@ struct weir_worker {
     char *scratch_names;        /* WEIR_NAMES_BYTES: names as they were written, and heads that are sent at once */
     h2o_header_t *head_fields;  /* WEIR_HEAD_FIELDS_MAX: of an answer's head until it is sent */
     h2o_iovec_t *head_names;    /* as many: names of those that are added to it */
+    size_t head_name_count;     /* that are taken */
     /* worker.c */
     h2o_globalconf_t *config;
     h2o_multithread_receiver_t messages;

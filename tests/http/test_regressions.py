@@ -1,4 +1,5 @@
 """What a review found, each with the way in which it showed."""
+import contextlib
 import signal
 import socket
 import threading
@@ -301,3 +302,28 @@ def test_an_ipv4_caller_is_one_on_a_socket_for_both_families(start_upstream, sta
     assert exchange(w.port, request("GET", "/")).status == 200
     assert w.wait_log(status=200)["peer"] == "127.0.0.1"
     assert up.requests[0].header("X-Forwarded-For") == "127.0.0.1"
+
+
+def test_a_dropped_field_moves_no_name(start_upstream, start_weir):
+    """Where the upstream's own correlation field was taken out, the fields behind it moved down, and the names of those
+    that weir adds stood where theirs were: `Date: <id>`."""
+    up = start_upstream(script=[b"HTTP/1.1 200 OK\r\nX-Correlation-ID: theirs\r\nX-A: 1\r\nContent-Length: 2\r\n\r\nok"])
+    w = start_weir(base_config(up.port))
+    r = exchange(w.port, request("GET", "/", [("X-Correlation-ID", "mine")]))
+    assert r.headers.all("X-Correlation-ID") == ["mine"] and r.headers.all("X-A") == ["1"]
+    assert len(r.headers.all("Date")) == 1 and r.header("Date").endswith("GMT")
+
+
+def test_bytes_after_a_body_that_came_too_late(start_upstream, start_weir):
+    """The body was answered for and let go; what still came of it was read as JSON from nowhere."""
+    up = start_upstream()
+    w = start_weir(base_config(up.port, agent={"dialect": "openai"}, route={"timeout": "300ms"}))
+    with connect(w.port) as c:
+        c.send(request("POST", "/v1/chat/completions", [("Content-Length", "100000")], None) + b'{"model": "')
+        problem(c.read_response("POST"), 408, "timeout_client")
+        for _ in range(5):
+            with contextlib.suppress(OSError):
+                c.send(b"x" * 1000)
+            time.sleep(0.02)
+    assert exchange(w.port, request("GET", "/")).status == 200
+    assert len(up.requests) == 1
