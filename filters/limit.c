@@ -116,10 +116,10 @@ static int64_t retry_after_ns_of(const weir_store_item_t *item)
 /* To come again is of no use. */
 static const char *never_detail(weir_request_t *request, const char *limit)
 {
-    static const char format[] = "The request needs more than limit %s ever has";
-    size_t size = sizeof(format) + strlen(limit);
+    static const char format[] = "This request of tenant %.*s needs more than limit %s ever has";
+    size_t size = sizeof(format) + request->tenant.len + strlen(limit);
     char *detail = request->alloc(request, size);
-    snprintf(detail, size, format, limit);
+    snprintf(detail, size, format, (int)request->tenant.len, request->tenant.base, limit);
     return detail;
 }
 

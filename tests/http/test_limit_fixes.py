@@ -237,10 +237,10 @@ def test_a_request_that_never_fits_is_told_so(start_weir, start_upstream):
               "calls": {"rate": "5/s", "burst": 100, "tenants": {"out": {"rate": "0/s"}}}}
     w = start_weir(limited(start_upstream(), limits))
     r = post(w.port, "/", b"x" * 101, [ACME])
-    assert problem(r, 429, "limit")["detail"] == "The request needs more than limit bytes ever has"
+    assert problem(r, 429, "limit")["detail"] == "This request of tenant acme needs more than limit bytes ever has"
     assert limit_refusal(r)[0] == 3600
     r = get(w.port, "/", [("X-Tenant-ID", "out")])
-    assert problem(r, 429, "limit")["detail"] == "The request needs more than limit calls ever has"
+    assert problem(r, 429, "limit")["detail"] == "This request of tenant out needs more than limit calls ever has"
     assert post(w.port, "/", b"x" * 100, [ACME]).status == 200
     r = post(w.port, "/", b"x" * 100, [ACME])
     assert problem(r, 429, "limit")["detail"] == "Limit bytes refuses this request of tenant acme"

@@ -754,10 +754,10 @@ static void test_what_can_never_be_is_said(void **state)
     weir_store_t *store = start(&filter);
     asked_t asked;
     weir_verdict_t verdict = knock(filter, &asked, 1001);
-    assert_string_equal(verdict.detail, "The request needs more than limit bytes ever has");
+    assert_string_equal(verdict.detail, "This request of tenant acme needs more than limit bytes ever has");
     assert_int_equal(verdict.retry_after_ns, 3600 * S);
     verdict = ask(filter, &asked, STR("none"), S);
-    assert_string_equal(verdict.detail, "The request needs more than limit requests ever has");
+    assert_string_equal(verdict.detail, "This request of tenant none needs more than limit requests ever has");
     assert_true(passes(filter, STR("acme"), S));
     verdict = ask(filter, &asked, STR("acme"), S);
     assert_int_equal(verdict.kind, WEIR_ANSWER);
