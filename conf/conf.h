@@ -51,10 +51,12 @@ typedef enum { WEIR_UPSTREAM_HTTP, WEIR_UPSTREAM_UNIX } weir_conf_url_kind_t;
 /* Where an upstream is. */
 typedef struct {
     weir_conf_url_kind_t kind;
+    bool is_tls; /* https */
     const char *text;
     const char *host; /* a name or a numeric address, without brackets */
     uint16_t port;
-    const char *authority; /* what Host says: host[:port], no port where it is 80; localhost for a unix socket */
+    const char *authority; /* what Host says: host[:port], no port where it is 80, or of https 443; localhost for a unix
+                              socket */
     const char *path;      /* unix */
 } weir_conf_url_t;
 
@@ -84,6 +86,38 @@ typedef struct {
     const char *header; /* WEIR_KEY_HEADER */
 } weir_conf_key_part_t;
 
+/* A header field, or a parameter of a query: then both are percent-encoded, as they go up. */
+typedef struct {
+    const char *name, *value;
+    bool is_secret; /* by its name, or because it was inserted: never shown */
+} weir_conf_pair_t;
+
+/* The model that a request asks for, and its name at an upstream. */
+typedef struct {
+    const char *from, *to;
+} weir_conf_model_t;
+
+/* Bits of retry.when: after what a request is tried again. */
+enum {
+    WEIR_WHEN_CONNECT = 1 << 0, /* with DNS and TLS; certainly not processed */
+    WEIR_WHEN_RESET = 1 << 1,
+    WEIR_WHEN_TIMEOUT = 1 << 2,
+    WEIR_WHEN_429 = 1 << 3,
+    WEIR_WHEN_500 = 1 << 4,
+    WEIR_WHEN_502 = 1 << 5,
+    WEIR_WHEN_503 = 1 << 6,
+    WEIR_WHEN_504 = 1 << 7,
+    WEIR_WHEN_529 = 1 << 8,
+};
+
+/* Bits of breaker.failures. */
+enum {
+    WEIR_FAILURE_CONNECT = 1 << 0, /* with DNS, TLS and timeout_connect */
+    WEIR_FAILURE_TIMEOUT = 1 << 1, /* the other timeouts */
+    WEIR_FAILURE_RESET = 1 << 2,   /* every broken answer */
+    WEIR_FAILURE_5XX = 1 << 3,
+};
+
 /* Bits of `forward`; the last is of fields that always go up, and no word of the configuration. */
 enum {
     WEIR_FORWARD_CORRELATION = 1,
@@ -109,14 +143,20 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_address(key) weir_conf_address_t, key
 #define WEIR_CONF_TYPE_algorithm(key) weir_conf_algorithm_t, key
 #define WEIR_CONF_TYPE_api_keys(key) WEIR_CONF_ENTRIES(weir_conf_api_key_t), key /* sorted by sha256 */
+#define WEIR_CONF_TYPE_breaker_key(key) bool, by_model
+#define WEIR_CONF_TYPE_causes(key) unsigned, key           /* WEIR_WHEN_* */
+#define WEIR_CONF_TYPE_certificate(key) const char *, key  /* an absolute path; NULL: none */
+#define WEIR_CONF_TYPE_certificates(key) const char *, key /* the same */
 #define WEIR_CONF_TYPE_cidrs(key) weir_conf_cidrs_t, key
 #define WEIR_CONF_TYPE_count(key) int64_t, key
 #define WEIR_CONF_TYPE_dialect(key) weir_conf_dialect_t, key
 #define WEIR_CONF_TYPE_duration(key) int64_t, key##_ns /* 0 where it is not set */
+#define WEIR_CONF_TYPE_failures(key) unsigned, key     /* WEIR_FAILURE_* */
 #define WEIR_CONF_TYPE_file(key) const char *, key
 #define WEIR_CONF_TYPE_flag(key) bool, key
 #define WEIR_CONF_TYPE_forward(key) unsigned, key /* WEIR_FORWARD_* */
 #define WEIR_CONF_TYPE_header(key) const char *, key
+#define WEIR_CONF_TYPE_header_values(key) WEIR_CONF_ENTRIES(weir_conf_pair_t), key
 #define WEIR_CONF_TYPE_host(key) weir_conf_host_t, key
 #define WEIR_CONF_TYPE_host_name(key) const char *, key /* lower case, no port */
 #define WEIR_CONF_TYPE_key_parts(key) WEIR_CONF_ENTRIES(weir_conf_key_part_t), key
@@ -126,22 +166,31 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_log_level(key) weir_conf_log_level_t, key
 #define WEIR_CONF_TYPE_log_target(key) const char *, key /* "stdout", "stderr", "none" or a file's path */
 #define WEIR_CONF_TYPE_methods(key) weir_conf_strings_t, key
+#define WEIR_CONF_TYPE_model_names(key) WEIR_CONF_ENTRIES(weir_conf_model_t), key /* sorted by from */
+#define WEIR_CONF_TYPE_model_patterns(key) weir_conf_strings_t, key
 #define WEIR_CONF_TYPE_overrides(key) WEIR_CONF_ENTRIES(struct weir_conf_override), key /* sorted by name */
 #define WEIR_CONF_TYPE_own_header(key) const char *, key
 #define WEIR_CONF_TYPE_own_headers(key) weir_conf_strings_t, key
 #define WEIR_CONF_TYPE_path(key) const char *, key
 #define WEIR_CONF_TYPE_percent(key) int64_t, key##_ppm /* 25% is 250000 */
 #define WEIR_CONF_TYPE_precision(key) weir_conf_precision_t, key
-#define WEIR_CONF_TYPE_prefix(key) const char *, key   /* "" or "/a/b"; of the url, too */
-#define WEIR_CONF_TYPE_priority(key) const char *, key /* the header's name; NULL: none */
+#define WEIR_CONF_TYPE_prefix(key) const char *, key      /* "" or "/a/b"; of the url, too */
+#define WEIR_CONF_TYPE_priority(key) const char *, key    /* the header's name; NULL: none */
+#define WEIR_CONF_TYPE_private_key(key) const char *, key /* an absolute path; NULL: none */
+#define WEIR_CONF_TYPE_query_values(key) WEIR_CONF_ENTRIES(weir_conf_pair_t), key
 #define WEIR_CONF_TYPE_rate(key) weir_conf_rate_t, key
+#define WEIR_CONF_TYPE_removed_headers(key) weir_conf_strings_t, key
+#define WEIR_CONF_TYPE_retry_methods(key) weir_conf_strings_t, key
 #define WEIR_CONF_TYPE_secret(key) const char *, key
+#define WEIR_CONF_TYPE_server_name(key) const char *, key /* NULL: the url's host */
 #define WEIR_CONF_TYPE_size(key) uint64_t, key##_bytes
 #define WEIR_CONF_TYPE_tenant_or_refuse(key) const char *, key##_tenant /* NULL: refuse */
 #define WEIR_CONF_TYPE_tenant_sources(key) WEIR_CONF_ENTRIES(weir_conf_tenant_source_t), key
 #define WEIR_CONF_TYPE_text(key) const char *, key
+#define WEIR_CONF_TYPE_trusted_certificates(key) const char *, key /* an absolute path; NULL: the system's */
 #define WEIR_CONF_TYPE_unit(key) weir_conf_unit_t, key
-#define WEIR_CONF_TYPE_upstream_name(key) size_t, key /* index into upstreams */
+#define WEIR_CONF_TYPE_upstream_name(key) size_t, key                     /* index into upstreams */
+#define WEIR_CONF_TYPE_upstream_names(key) WEIR_CONF_ENTRIES(size_t), key /* indices into upstreams */
 #define WEIR_CONF_TYPE_url(key) weir_conf_url_t, key
 #define WEIR_CONF_TYPE_version(key) int64_t, key
 #define WEIR_CONF_TYPE_weight(key) int64_t, key##_micros /* 1 is 1000000 */
@@ -156,15 +205,15 @@ typedef weir_conf_log_level_t weir_log_level_t;
     }                \
     weir_conf_##section##_t;
 #define ROOT(text) typedef struct weir_conf {
-#define ROOT_END()                                                                                            \
-    const char *file;          /* the file it was read from */                                                \
-    weir_conf_strings_t files; /* every file it depends on (itself, tenant files, ${file:}), to be watched */ \
-    struct weir_conf_arena *arena;                                                                            \
-    _Atomic size_t references;                                                                                \
-    }                                                                                                         \
+#define ROOT_END()                                                                                                     \
+    const char *file;          /* the file it was read from */                                                         \
+    weir_conf_strings_t files; /* every file it depends on (itself, tenants, ${file:}, certificates), to be watched */ \
+    struct weir_conf_arena *arena;                                                                                     \
+    _Atomic size_t references;                                                                                         \
+    }                                                                                                                  \
     weir_conf_t;
 #define NAME() const char *name;
-#define SWITCH() bool enabled; /* false: `false` in place of the section */
+#define SWITCH(default_) bool enabled; /* false: `false` in place of the section */
 #define FIELD(key, type, default_, min, max, reload, text) WEIR_CONF_MEMBER(WEIR_CONF_TYPE_##type(key))
 #define SECTION(key, section) weir_conf_##section##_t key;
 #define INLINE(key, section) weir_conf_##section##_t key;
@@ -182,6 +231,11 @@ typedef struct weir_conf_override {
 
 /* What a tenant's key of the limit may: its own, or the limit's. The name needs no NUL. */
 const weir_conf_quota_t *weir_conf_quota_of(const weir_conf_limit_t *limit, const char *tenant, size_t len);
+
+/* What `upstream` calls the model, if it has another name for it; else NULL. The name needs no NUL. */
+const char *weir_conf_model_name(const weir_conf_upstream_t *upstream, const char *model, size_t len);
+/* Whether one of a route's `models` matches; none of them: it does. */
+bool weir_conf_model_matches(const weir_conf_strings_t *patterns, const char *model, size_t len);
 
 /* Reads and checks `file`. Returns the configuration with one reference, or NULL with every error in `*errors` (lines
  * of `file:line:column: path: what is wrong; what would be right`, malloc'ed, the caller frees). */
@@ -204,6 +258,15 @@ typedef struct {
     uint64_t exchange;                                       /* a request in flight, without its head and body */
     uint64_t log_buffer;                                     /* of each worker */
     uint64_t waiter;                                         /* one who waits in a limit's queue */
+    uint64_t unsent;         /* what a connection's other end is slow to take */
+    uint64_t tls_process;    /* code and tables of OpenSSL, where anything speaks TLS */
+    uint64_t tls_connection; /* what TLS adds to an idle connection */
+    uint64_t tls_records;    /* and to one in a handshake or within a record */
+    uint64_t tls_asked;      /* and to a handshake in which a caller shows its certificates */
+    uint64_t tls_peer;       /* those of an upstream */
+    uint64_t tls_context;    /* a listener's or an upstream's own, without its files */
+    uint64_t tls_sessions;   /* that a worker keeps of an upstream */
+    uint64_t tls_system;     /* the system's authorities */
 } weir_conf_costs_t;
 
 /* --check: what it comes to in memory, idle and at worst, table by table, with a warning where that is over the

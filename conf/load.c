@@ -106,6 +106,16 @@ static const weir_conf_node_t *absent_mapping(weir_conf_load_t *load, const weir
 static void load_mapping(weir_conf_load_t *load, const weir_conf_section_t *section, const weir_conf_node_t *mapping,
                          const void *outer, void *row);
 
+static bool is_on(const weir_conf_field_t *is_enabled, const weir_conf_node_t *node, void *row, const void *outer)
+{
+    if (node != NULL)
+        return !weir_conf_node_is_word(node, "false");
+    if (is_enabled->derive == NULL)
+        return strcmp(is_enabled->default_text, "true") == 0;
+    is_enabled->derive(row, outer);
+    return *(bool *)weir_conf_member(is_enabled, row);
+}
+
 static void load_subsection(weir_conf_load_t *load, const weir_conf_field_t *field, const scope_t *scope,
                             const void *outer, void *row)
 {
@@ -115,9 +125,11 @@ static void load_subsection(weir_conf_load_t *load, const weir_conf_field_t *fie
     const weir_conf_section_t *section = field->section();
     const weir_conf_field_t *is_enabled = weir_conf_section_find(section, WEIR_CONF_SWITCH);
     const weir_conf_node_t *node = weir_conf_node_get(mapping, field->key);
-    bool is_off = node != NULL && is_enabled != NULL && weir_conf_node_is_word(node, "false");
-    if (is_enabled != NULL)
+    bool is_off = false;
+    if (is_enabled != NULL) {
+        is_off = !is_on(is_enabled, node, row, outer);
         *(bool *)weir_conf_member(is_enabled, row) = !is_off;
+    }
     if (node == NULL || is_off)
         node = absent_mapping(load, mapping, field->key);
     if (node->kind == WEIR_CONF_MAPPING)
@@ -219,7 +231,8 @@ static void derive_fields(const scope_t *scope, void *row)
     for (size_t i = 0; i < scope->section->field_count; ++i) {
         const weir_conf_field_t *field = &scope->section->fields[i];
         bool is_there = field->algorithms == 0 || (field->algorithms & scope->algorithm) != 0;
-        if (field->derive != NULL && is_there && weir_conf_node_get(scope->mapping, field->key) == NULL)
+        if (field->kind == WEIR_CONF_VALUE && field->derive != NULL && is_there &&
+            weir_conf_node_get(scope->mapping, field->key) == NULL)
             field->derive(row, scope->outer);
     }
 }
@@ -312,6 +325,32 @@ static const weir_conf_node_t *node_at(const weir_conf_node_t *root, const char 
     return weir_conf_node_get(weir_conf_node_get(root, section), name);
 }
 
+/* A try may take as long as the route's call: its timeout, or the first upstream's total. */
+static void note_total(weir_conf_t *conf, const weir_conf_route_t *route, size_t index)
+{
+    if (index >= conf->upstreams.size || route->upstream >= conf->upstreams.size)
+        return;
+    weir_conf_upstream_t *upstream = (weir_conf_upstream_t *)&conf->upstreams.entries[index];
+    int64_t total_ns = route->timeout_ns != 0 ? route->timeout_ns : conf->upstreams.entries[route->upstream].timeouts.total_ns;
+    if (total_ns > upstream->longest_total_ns)
+        upstream->longest_total_ns = total_ns;
+}
+
+static void complete_totals(weir_conf_t *conf)
+{
+    for (size_t i = 0; i < conf->upstreams.size; ++i) {
+        weir_conf_upstream_t *upstream = (weir_conf_upstream_t *)&conf->upstreams.entries[i];
+        upstream->longest_total_ns = upstream->timeouts.total_ns;
+    }
+    for (size_t i = 0; i < conf->listeners.size; ++i)
+        for (size_t j = 0; j < conf->listeners.entries[i].routes.size; ++j) {
+            const weir_conf_route_t *route = &conf->listeners.entries[i].routes.entries[j];
+            note_total(conf, route, route->upstream);
+            for (size_t k = 0; k < route->fallback.size; ++k)
+                note_total(conf, route, route->fallback.entries[k]);
+        }
+}
+
 /* What needs other sections, or their files. */
 static void complete(weir_conf_load_t *load)
 {
@@ -331,6 +370,7 @@ static void complete(weir_conf_load_t *load)
         limit->queue.per_tenant_size = (limit->queue.size * limit->queue.per_tenant_ppm + 999999) / 1000000;
     }
     weir_conf_check_tenant_files(load);
+    complete_totals(conf);
 }
 
 static void load_root(weir_conf_load_t *load, const char *file, const char *text, size_t len)

@@ -95,5 +95,7 @@ const char *weir_conf_read_file(const char *path, size_t bytes_max, bool may_wai
 /* The same path from the root, so that what is printed loads from anywhere. */
 const char *weir_conf_absolute(weir_conf_load_t *load, const char *path);
 void weir_conf_watch(weir_conf_load_t *load, const char *path);
+/* NULL, or why these PEM files are no pair (types_file.c). */
+const char *weir_conf_check_pair(weir_conf_load_t *load, const char *cert_path, const char *key_path);
 
 #endif

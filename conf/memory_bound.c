@@ -1,6 +1,7 @@
 /* What a configuration can come to in memory. Everything in weir has a bound; this is their sum. */
 
 #include <inttypes.h>
+#include <sys/stat.h>
 #include "arena.h"
 #include "cgroup.h"
 #include "conf.h"
@@ -42,6 +43,17 @@ static void add(bound_t *bound, const char *what, uint64_t idle_bytes, uint64_t 
     bound->worst_bytes += worst_bytes;
 }
 
+static bool speaks_tls(const weir_conf_t *conf)
+{
+    for (size_t i = 0; i < conf->listeners.size; ++i)
+        if (conf->listeners.entries[i].tls.cert != NULL)
+            return true;
+    for (size_t i = 0; i < conf->upstreams.size; ++i)
+        if (conf->upstreams.entries[i].url.is_tls)
+            return true;
+    return false;
+}
+
 static void add_process(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
 {
     char what[128];
@@ -49,6 +61,8 @@ static void add_process(bound_t *bound, const weir_conf_t *conf, const weir_conf
     uint64_t process = costs->process + (workers - 1) * costs->worker;
     snprintf(what, sizeof(what), "process, server.workers %" PRIu64, workers);
     add(bound, what, process, process);
+    if (speaks_tls(conf))
+        add(bound, "OpenSSL", costs->tls_process, costs->tls_process);
     add(bound, "log buffers", 0, logs);
     uint64_t own = weir_conf_arena_bytes(conf->arena);
     add(bound, "configuration, twice while it is reloaded", own, 2 * own);
@@ -68,20 +82,72 @@ static void add_limits(bound_t *bound, const weir_conf_t *conf, const weir_conf_
     }
 }
 
-static void add_connections(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
+/* A PEM file's contents, taken apart: 3.2 times the size of Debian's authorities. */
+static uint64_t parsed_bytes(const char *path)
+{
+    struct stat file;
+    return path != NULL && stat(path, &file) == 0 ? 4 * (uint64_t)file.st_size : 0;
+}
+
+/* Contexts are there twice while certificates change. */
+static void add_listeners_tls(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
+{
+    uint64_t contexts = 0;
+    uint64_t handshake = 0;
+    for (size_t i = 0; i < conf->listeners.size; ++i) {
+        const weir_conf_listener_t *listener = &conf->listeners.entries[i];
+        if (listener->tls.cert == NULL)
+            continue;
+        if (handshake != costs->tls_asked)
+            handshake = listener->tls.client_ca != NULL ? costs->tls_asked : costs->tls_records;
+        contexts += costs->tls_context + parsed_bytes(listener->tls.cert) + parsed_bytes(listener->tls.client_ca);
+    }
+    if (contexts == 0)
+        return;
+    add(bound, "listeners, TLS", contexts, 2 * contexts);
+    add(bound, "TLS with each caller", 0,
+        (uint64_t)conf->server.max_connections * (costs->tls_connection + handshake));
+}
+
+static void add_callers(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
 {
     uint64_t connections = (uint64_t)conf->server.max_connections;
     char what[160];
     snprintf(what, sizeof(what), "callers, server.max_connections %" PRIu64, connections);
     add(bound, what, 0, connections * costs->connection);
+    add_listeners_tls(bound, conf, costs);
     add(bound, "a request on each of them", 0, connections * costs->exchange);
     add(bound, "their heads and bodies, server.max_buffered", 0, conf->server.max_buffered_bytes);
+    add(bound, "answers that callers are slow to take", 0, connections * costs->unsent);
+}
+
+static void add_upstream_tls(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs,
+                             const weir_conf_upstream_t *upstream)
+{
+    char what[160];
+    uint64_t context = costs->tls_context + parsed_bytes(upstream->tls.ca) + parsed_bytes(upstream->tls.cert);
+    uint64_t sessions = (uint64_t)conf->server.workers * costs->tls_sessions;
+    uint64_t connection = costs->tls_connection + costs->tls_records + costs->tls_peer;
+    snprintf(what, sizeof(what), "upstreams.%s, TLS", upstream->name);
+    add(bound, what, context, 2 * (context + sessions) + (uint64_t)upstream->connections.max * connection);
+}
+
+static void add_upstreams(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
+{
+    bool is_system = false;
     for (size_t i = 0; i < conf->upstreams.size; ++i) {
         const weir_conf_upstream_t *upstream = &conf->upstreams.entries[i];
+        char what[160];
         snprintf(what, sizeof(what), "upstreams.%s, connections.max %" PRId64, upstream->name,
                  upstream->connections.max);
-        add(bound, what, 0, (uint64_t)upstream->connections.max * costs->connection);
+        add(bound, what, 0, (uint64_t)upstream->connections.max * (costs->connection + costs->unsent));
+        if (!upstream->url.is_tls)
+            continue;
+        add_upstream_tls(bound, conf, costs, upstream);
+        is_system = is_system || (upstream->tls.ca == NULL && upstream->tls.verify);
     }
+    if (is_system)
+        add(bound, "the system's authorities", costs->tls_system, 2 * costs->tls_system);
 }
 
 static void warn(const bound_t *bound)
@@ -104,7 +170,8 @@ void weir_conf_print_memory(const weir_conf_t *conf, const weir_conf_costs_t *co
     fprintf(out, "%-56s %12s %12s\n", "memory", "idle", "at worst");
     add_process(&bound, conf, costs);
     add_limits(&bound, conf, costs);
-    add_connections(&bound, conf, costs);
+    add_callers(&bound, conf, costs);
+    add_upstreams(&bound, conf, costs);
     write_line(out, "in all", bound.idle_bytes, bound.worst_bytes);
     warn(&bound);
 }

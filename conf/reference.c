@@ -80,19 +80,28 @@ static void write_value(FILE *out, const weir_conf_field_t *field)
     fputs(field->reload == RESTART ? " *At the next start.* |\n" : " |\n", out);
 }
 
+/* What a section is that is not there. */
+static const char *part_default(const weir_conf_field_t *field, const weir_conf_field_t *is_enabled)
+{
+    if (is_enabled != NULL && is_enabled->derive != NULL)
+        return is_enabled->derived;
+    if (is_enabled != NULL && strcmp(is_enabled->default_text, "false") == 0)
+        return "`false`";
+    return field->kind == WEIR_CONF_NAMED  ? "`{}`"
+           : field->kind == WEIR_CONF_LIST ? "`[]`"
+           : field->kind == WEIR_CONF_OWN  ? "the configuration's own"
+                                           : "its defaults";
+}
+
 /* A section within: told in a chapter of its own. */
 static void write_part(FILE *out, const weir_conf_field_t *field)
 {
-    bool has_switch = weir_conf_section_find(field->section(), WEIR_CONF_SWITCH) != NULL;
+    const weir_conf_field_t *is_enabled = weir_conf_section_find(field->section(), WEIR_CONF_SWITCH);
     const char *what = field->kind == WEIR_CONF_NAMED  ? "names, and under each its fields"
                        : field->kind == WEIR_CONF_LIST ? "a list of mappings"
-                       : has_switch                    ? "a mapping, or false"
+                       : is_enabled != NULL            ? "a mapping, or false"
                                                        : "a mapping";
-    const char *otherwise = field->kind == WEIR_CONF_NAMED  ? "`{}`"
-                            : field->kind == WEIR_CONF_LIST ? "`[]`"
-                            : field->kind == WEIR_CONF_OWN  ? "the configuration's own"
-                                                            : "its defaults";
-    fprintf(out, "| `%s` | %s | %s | ", field->key, what, otherwise);
+    fprintf(out, "| `%s` | %s | %s | ", field->key, what, part_default(field, is_enabled));
     if (field->max != NULL)
         fprintf(out, "0 to %s entries", field->max);
     fputs(" | ", out);

@@ -3,11 +3,10 @@
 #include <arpa/inet.h>
 #include <string.h>
 #include <strings.h>
-#include "load.h"
+#include "rules.h"
 #include "scalar.h"
 
-/* The node at a path of keys, or the nearest one around it that is there. */
-static const weir_conf_node_t *node_at(const weir_conf_load_t *load, const char *const keys[], size_t count)
+const weir_conf_node_t *weir_conf_rule_node(const weir_conf_load_t *load, const char *const keys[], size_t count)
 {
     const weir_conf_node_t *node = load->root;
     for (size_t i = 0; i < count; ++i) {
@@ -19,15 +18,11 @@ static const weir_conf_node_t *node_at(const weir_conf_load_t *load, const char 
     return node;
 }
 
-/* Whether `key` of the mapping is not there or right: what it is can be looked at, even where it is 0. */
-static bool is_right(const weir_conf_load_t *load, const weir_conf_node_t *mapping, const char *key)
+bool weir_conf_is_right(const weir_conf_load_t *load, const weir_conf_node_t *mapping, const char *key)
 {
     const weir_conf_node_t *node = weir_conf_node_get(mapping, key);
     return node == NULL || !weir_conf_errors_has(&load->errors, node->place);
 }
-
-#define NODE_AT(load, ...) \
-    node_at(load, (const char *const[]){__VA_ARGS__}, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
 
 /* ---- addresses ---- */
 
@@ -148,7 +143,7 @@ static void check_correlation_names(weir_conf_load_t *load)
                            "'%s' is correlation.header already; leave it out here", correlation->also.entries[i]);
 }
 
-static bool is_correlation_name(const weir_conf_correlation_t *correlation, const char *header)
+bool weir_conf_is_correlation_name(const weir_conf_correlation_t *correlation, const char *header)
 {
     if (correlation->header != NULL && strcasecmp(correlation->header, header) == 0)
         return true;
@@ -162,10 +157,10 @@ static void check_tenant_names(weir_conf_load_t *load, const weir_conf_tenant_t 
 {
     static const char text[] = "'%s' carries the correlation id already; write another header";
     const weir_conf_correlation_t *correlation = &load->conf->correlation;
-    if (is_correlation_name(correlation, tenant->forward_header))
+    if (weir_conf_is_correlation_name(correlation, tenant->forward_header))
         weir_conf_fail(load, node, text, tenant->forward_header);
     for (size_t i = 0; i < tenant->from.size; ++i)
-        if (is_correlation_name(correlation, tenant->from.entries[i].header))
+        if (weir_conf_is_correlation_name(correlation, tenant->from.entries[i].header))
             weir_conf_fail(load, node, text, tenant->from.entries[i].header);
 }
 
@@ -212,13 +207,13 @@ static void check_queue(weir_conf_load_t *load, const weir_conf_limit_t *limit)
     const weir_conf_node_t *mapping = NODE_AT(load, "limits", limit->name);
     const weir_conf_node_t *queue = NODE_AT(load, "limits", limit->name, "queue");
     bool has_size = limit->queue.size > 0, has_wait = limit->queue.wait_ns > 0;
-    if (has_size && limit->scope != WEIR_SCOPE_LOCAL && is_right(load, mapping, "scope"))
+    if (has_size && limit->scope != WEIR_SCOPE_LOCAL && weir_conf_is_right(load, mapping, "scope"))
         weir_conf_fail(load, weir_conf_node_get(queue, "size"),
                        "needs scope: local, for a queue is of one sidecar; write that, or leave the queue out");
-    if (has_size && !has_wait && is_right(load, queue, "wait"))
+    if (has_size && !has_wait && weir_conf_is_right(load, queue, "wait"))
         weir_conf_fail(load, weir_conf_node_get(queue, "size"),
                        "needs queue.wait; write there how long a request may wait, such as 5s");
-    if (has_wait && !has_size && is_right(load, queue, "size"))
+    if (has_wait && !has_size && weir_conf_is_right(load, queue, "size"))
         weir_conf_fail(load, weir_conf_node_get(queue, "wait"),
                        "needs queue.size; write there how many requests may wait, such as 50");
 }
@@ -251,7 +246,7 @@ static void check_priority(weir_conf_load_t *load, const weir_conf_limit_t *limi
     for (size_t i = 0; i < conf->listeners.size; ++i)
         is_taken = is_taken || is_tenant_name(conf->listeners.entries[i].tenant, header);
     const weir_conf_node_t *node = NODE_AT(load, "limits", limit->name, "queue", "priority", "header");
-    if (is_correlation_name(&conf->correlation, header))
+    if (weir_conf_is_correlation_name(&conf->correlation, header))
         weir_conf_fail(load, node, "'%s' carries the correlation id already; write another header", header);
     else if (is_taken)
         weir_conf_fail(load, node, "'%s' carries the tenant already; write another header", header);
@@ -267,44 +262,13 @@ static void check_limits(weir_conf_load_t *load)
     }
 }
 
-/* ---- upstreams ---- */
-
-static void check_inject(weir_conf_load_t *load, const weir_conf_upstream_t *upstream)
-{
-    const weir_conf_node_t *mapping = NODE_AT(load, "upstreams", upstream->name);
-    if (upstream->usage.inject && upstream->dialect != WEIR_DIALECT_OPENAI && is_right(load, mapping, "dialect"))
-        weir_conf_fail(load, NODE_AT(load, "upstreams", upstream->name, "usage", "inject"),
-                       "needs dialect: openai, whose streams tell their usage only when asked; write that, or leave "
-                       "this out");
-}
-
-static void check_weights(weir_conf_load_t *load, const weir_conf_upstream_t *upstream)
-{
-    static const char *const keys[] = {"input", "cached", "cache_write", "output"};
-    const weir_conf_usage_weights_t *weights = &upstream->usage.weights; /* those that are not written are 1 */
-    const weir_conf_node_t *mapping = NODE_AT(load, "upstreams", upstream->name, "usage", "weights");
-    if (weights->input_micros + weights->cached_micros + weights->cache_write_micros + weights->output_micros > 0)
-        return;
-    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); ++i)
-        if (weir_conf_node_get(mapping, keys[i]) == NULL || !is_right(load, mapping, keys[i]))
-            return;
-    weir_conf_fail(load, mapping, "are all 0, so that no token would count; write one that is not");
-}
-
-static void check_upstreams(weir_conf_load_t *load)
-{
-    for (size_t i = 0; i < load->conf->upstreams.size; ++i) {
-        check_inject(load, &load->conf->upstreams.entries[i]);
-        check_weights(load, &load->conf->upstreams.entries[i]);
-    }
-}
-
 /* ---- routes ---- */
 
-static bool shares_a_method(const weir_conf_strings_t *a, const weir_conf_strings_t *b)
+/* Of two lists that are of all where they are empty; the one that is not wins over the one that is. */
+static bool overlaps_in(const weir_conf_strings_t *a, const weir_conf_strings_t *b)
 {
     if (a->size == 0 || b->size == 0)
-        return a->size == b->size; /* the one with methods wins over the one without */
+        return a->size == b->size;
     for (size_t i = 0; i < a->size; ++i)
         for (size_t k = 0; k < b->size; ++k)
             if (strcmp(a->entries[i], b->entries[k]) == 0)
@@ -318,7 +282,7 @@ static bool is_same_route(const weir_conf_route_t *a, const weir_conf_route_t *b
         return false;
     if ((a->host == NULL) != (b->host == NULL) || (a->host != NULL && strcmp(a->host, b->host) != 0))
         return false;
-    return shares_a_method(&a->methods, &b->methods);
+    return overlaps_in(&a->methods, &b->methods) && overlaps_in(&a->models, &b->models);
 }
 
 /* The entries of a list that were loaded, in their order. */
@@ -329,24 +293,61 @@ static const weir_conf_node_t *next_entry(const weir_conf_node_t *node)
     return node;
 }
 
+static void check_fallback(weir_conf_load_t *load, const weir_conf_route_t *route, const weir_conf_node_t *node)
+{
+    const weir_conf_node_t *fallback = weir_conf_node_get(node, "fallback");
+    if (fallback == NULL || fallback->kind != WEIR_CONF_SEQUENCE || route->upstream >= load->conf->upstreams.size)
+        return;
+    const char *own = load->conf->upstreams.entries[route->upstream].name;
+    for (const weir_conf_node_t *child = fallback->first; child != NULL; child = child->next)
+        if (child->kind == WEIR_CONF_SCALAR && strcmp(child->text, own) == 0)
+            weir_conf_fail(load, child, "'%s' is the route's upstream already; leave it out, or write another", own);
+}
+
 static void check_listener_routes(weir_conf_load_t *load, const weir_conf_listener_t *listener)
 {
     const weir_conf_node_t *routes = NODE_AT(load, "listeners", listener->name, "routes");
     const weir_conf_node_t *node = next_entry(routes->first);
-    for (size_t i = 0; i < listener->routes.size; ++i, node = next_entry(node->next))
+    for (size_t i = 0; i < listener->routes.size; ++i, node = next_entry(node->next)) {
+        check_fallback(load, &listener->routes.entries[i], node);
         for (size_t k = 0; k < i; ++k)
             if (is_same_route(&listener->routes.entries[i], &listener->routes.entries[k])) {
                 const weir_conf_node_t *path = weir_conf_node_get(node, "path");
                 weir_conf_fail(load, path != NULL ? path : node,
-                               "routes[%zu] takes the same requests; write another path, host or methods", k);
+                               "routes[%zu] takes the same requests; write another path, host, methods or models", k);
                 break;
             }
+    }
 }
 
-static void check_routes(weir_conf_load_t *load)
+/* ---- listeners ---- */
+
+void weir_conf_check_identity(weir_conf_load_t *load, const weir_conf_node_t *tls, const char *cert, const char *key)
 {
-    for (size_t i = 0; i < load->conf->listeners.size; ++i)
-        check_listener_routes(load, &load->conf->listeners.entries[i]);
+    const weir_conf_node_t *cert_node = weir_conf_node_get(tls, "cert"), *key_node = weir_conf_node_get(tls, "key");
+    if (cert_node != NULL && key_node == NULL)
+        weir_conf_fail_key(load, cert_node, "needs a key; write there the path of the certificate's private key");
+    if (key_node != NULL && cert_node == NULL)
+        weir_conf_fail_key(load, key_node, "needs a cert; write there the path of the key's certificate");
+    if (cert == NULL || key == NULL)
+        return;
+    const char *error = weir_conf_check_pair(load, cert, key);
+    if (error != NULL)
+        weir_conf_fail(load, key_node, "the file '%s' does not fit: %s; write the path of the key of '%s'",
+                       weir_conf_errors_show(load->scratch, key), error, weir_conf_errors_show(load->scratch, cert));
+}
+
+static void check_listeners(weir_conf_load_t *load)
+{
+    for (size_t i = 0; i < load->conf->listeners.size; ++i) {
+        const weir_conf_listener_t *listener = &load->conf->listeners.entries[i];
+        const weir_conf_node_t *tls = weir_conf_node_get(NODE_AT(load, "listeners", listener->name), "tls");
+        const weir_conf_node_t *client_ca = weir_conf_node_get(tls, "client_ca");
+        weir_conf_check_identity(load, tls, listener->tls.cert, listener->tls.key);
+        if (client_ca != NULL && weir_conf_node_get(tls, "cert") == NULL)
+            weir_conf_fail_key(load, client_ca, "needs a cert; write there the path of the listener's certificate");
+        check_listener_routes(load, listener);
+    }
 }
 
 void weir_conf_check_rules(weir_conf_load_t *load)
@@ -359,6 +360,6 @@ void weir_conf_check_rules(weir_conf_load_t *load)
     check_all_tenant_names(load);
     check_buckets(load);
     check_limits(load);
-    check_upstreams(load);
-    check_routes(load);
+    weir_conf_check_upstreams(load);
+    check_listeners(load);
 }

@@ -322,7 +322,8 @@ static const char *parse_http_authority(const char *text, size_t len, weir_conf_
         return "write it without a user; credentials do not belong in a url";
     if (!split_authority(text, len, arena, &host, &port) || (*text != '[' && !is_host_name(host)))
         return "write a host and perhaps a port, such as http://agent:9000 or http://[::1]:9000";
-    url->port = 80;
+    int port_left_out = url->is_tls ? 443 : 80;
+    url->port = (uint16_t)port_left_out;
     if (port != NULL && !parse_port(port, &url->port))
         return "write a port from 1 to 65535";
     for (char *at = host; *at != '\0'; ++at)
@@ -330,8 +331,9 @@ static const char *parse_http_authority(const char *text, size_t len, weir_conf_
     url->host = host;
     bool is_v6 = *text == '[';
     const char *open = is_v6 ? "[" : "", *close = is_v6 ? "]" : "";
-    url->authority = url->port == 80 ? weir_conf_arena_printf(arena, "%s%s%s", open, host, close)
-                                     : weir_conf_arena_printf(arena, "%s%s%s:%u", open, host, close, url->port);
+    url->authority = url->port == port_left_out
+                         ? weir_conf_arena_printf(arena, "%s%s%s", open, host, close)
+                         : weir_conf_arena_printf(arena, "%s%s%s:%u", open, host, close, url->port);
     return NULL;
 }
 
@@ -345,11 +347,10 @@ const char *weir_conf_parse_url(const char *text, weir_conf_arena_t *arena, weir
         return parse_unix(text, arena, &url->path);
     }
     url->kind = WEIR_UPSTREAM_HTTP;
-    if (strncasecmp(text, "https://", 8) == 0)
-        return "https is not built yet: write http://host:port or unix:///path";
-    if (strncmp(text, "http://", 7) != 0)
-        return "write http://host:port or unix:///path";
-    const char *authority = text + 7;
+    url->is_tls = strncmp(text, "https://", 8) == 0;
+    if (!url->is_tls && strncmp(text, "http://", 7) != 0)
+        return "write http://host:port, https://host or unix:///path";
+    const char *authority = text + (url->is_tls ? 8 : 7);
     size_t authority_len = strcspn(authority, "/?#");
     const char *path = authority + authority_len;
     const char *error = parse_http_authority(authority, authority_len, arena, url);
@@ -472,6 +473,73 @@ const char *weir_conf_parse_own_header(const char *text)
     if (is_one_of(text, framing_names) || is_one_of(text, taken))
         return "write a name that HTTP gives no other meaning";
     return weir_conf_parse_header(text);
+}
+
+/* Those that frame a message, are of one connection, or follow from other fields of the configuration. */
+const char *weir_conf_parse_sent_header(const char *text)
+{
+    static const struct {
+        const char *name, *right;
+    } taken[] = {
+        {"connection", NULL},
+        {"content-length", NULL},
+        {"expect", NULL},
+        {"host", "leave it out; what goes up is told by host: upstream or preserve"},
+        {"keep-alive", NULL},
+        {"proxy-connection", NULL},
+        {"te", NULL},
+        {"traceparent", "leave it out; whether it goes up is told by forward"},
+        {"tracestate", "leave it out; whether it goes up is told by forward"},
+        {"trailer", NULL},
+        {"transfer-encoding", NULL},
+        {"upgrade", NULL},
+    };
+    for (size_t i = 0; i < sizeof(taken) / sizeof(*taken); ++i)
+        if (strcasecmp(taken[i].name, text) == 0)
+            return taken[i].right != NULL ? taken[i].right : "leave it out; weir writes it as each connection needs it";
+    return strlen(text) <= 64 ? weir_conf_parse_header(text) : "write a name of at most 64 characters";
+}
+
+const char *weir_conf_parse_header_value(const char *text)
+{
+    size_t len = strlen(text), end = len;
+    while (end > 0 && strchr(" \t\r\n", text[end - 1]) != NULL)
+        --end;
+    for (size_t i = strspn(text, " \t\r\n"); i < end; ++i)
+        if ((text[i] < 0x20 && text[i] != '\t') || text[i] >= 0x7f)
+            return "write visible ASCII characters, and spaces between them";
+    return len <= 8192 ? NULL : "write at most 8192 characters";
+}
+
+static bool is_model(const char *text)
+{
+    size_t len = strlen(text);
+    for (const char *at = text; *at != '\0'; ++at)
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            return false;
+    return len >= 1 && len <= 256;
+}
+
+const char *weir_conf_parse_model(const char *text)
+{
+    if (strchr(text, '*') != NULL)
+        return "write one whole name; only a route's models can have a *";
+    return is_model(text) ? NULL : "write its name, of 1 to 256 bytes, such as gpt-4o";
+}
+
+const char *weir_conf_parse_model_pattern(const char *text)
+{
+    const char *star = strchr(text, '*');
+    if (star != NULL && (strchr(star + 1, '*') != NULL || (star != text && star[1] != '\0')))
+        return "write one * at most, at an end of the name, such as \"claude-*\"";
+    return is_model(text) ? NULL : "write its name, of 1 to 256 bytes, such as gpt-4o or \"claude-*\"";
+}
+
+const char *weir_conf_parse_server_name(const char *text)
+{
+    size_t len = strlen(text);
+    bool is_name = is_host_name(text) && text[len - 1] != '.';
+    return is_name || is_numeric(AF_INET6, text) ? NULL : "write a name or an address, such as api.example.com";
 }
 
 const char *weir_conf_parse_key_header(const char *text)

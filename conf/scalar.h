@@ -23,10 +23,15 @@ const char *weir_conf_parse_cidr(const char *text, weir_conf_cidr_t *cidr);
 const char *weir_conf_parse_address(const char *text, weir_conf_arena_t *arena, weir_conf_address_t *address);
 const char *weir_conf_parse_url(const char *text, weir_conf_arena_t *arena, weir_conf_url_t *url, const char **prefix);
 const char *weir_conf_parse_prefix(const char *text);
-const char *weir_conf_parse_path(const char *text);            /* of a route */
-const char *weir_conf_parse_host_name(const char *text);       /* a name or an address; an IPv6 one in brackets */
-const char *weir_conf_parse_header(const char *text);          /* a field's name (RFC 9110, 5.1) */
-const char *weir_conf_parse_own_header(const char *text);      /* one that weir may write */
+const char *weir_conf_parse_path(const char *text);         /* of a route */
+const char *weir_conf_parse_host_name(const char *text);    /* a name or an address; an IPv6 one in brackets */
+const char *weir_conf_parse_header(const char *text);       /* a field's name (RFC 9110, 5.1) */
+const char *weir_conf_parse_own_header(const char *text);   /* one that weir may write */
+const char *weir_conf_parse_sent_header(const char *text);  /* one that a user may write, or take away */
+const char *weir_conf_parse_header_value(const char *text); /* without spaces around it (RFC 9110, 5.5) */
+const char *weir_conf_parse_model(const char *text);
+const char *weir_conf_parse_model_pattern(const char *text); /* with a * at one end, perhaps */
+const char *weir_conf_parse_server_name(const char *text);   /* a name or an address, without brackets */
 const char *weir_conf_parse_key_header(const char *text);      /* one that requests may be counted by */
 const char *weir_conf_parse_priority_header(const char *text); /* one that weir may take away, too */
 const char *weir_conf_parse_method(const char *text);

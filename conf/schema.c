@@ -122,14 +122,17 @@ static void write_entries(weir_conf_json_t *json, const weir_conf_field_t *field
 
 static void write_part(weir_conf_json_t *json, const weir_conf_field_t *field)
 {
+    const weir_conf_field_t *is_enabled = weir_conf_section_find(field->section(), WEIR_CONF_SWITCH);
     weir_conf_json_open(json, '{');
     weir_conf_json_member_text(json, "description", field->section()->text);
+    if (is_enabled != NULL && is_enabled->derive == NULL && strcmp(is_enabled->default_text, "false") == 0)
+        weir_conf_json_member_word(json, "default", "false");
     open_member(json, "anyOf", '[');
     if (field->kind == WEIR_CONF_NAMED || field->kind == WEIR_CONF_LIST)
         write_entries(json, field);
     else
         weir_conf_schema_ref(json, field->section()->name);
-    if (weir_conf_section_find(field->section(), WEIR_CONF_SWITCH) != NULL) {
+    if (is_enabled != NULL) {
         weir_conf_json_open(json, '{');
         weir_conf_json_member_word(json, "const", "false");
         weir_conf_json_close(json, '}');
@@ -270,7 +273,7 @@ static void write_members(schema_t *schema, const weir_conf_section_t *section, 
 }
 
 typedef struct {
-    const weir_conf_section_t *entries[32];
+    const weir_conf_section_t *entries[64];
     size_t size;
 } sections_t;
 

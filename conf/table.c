@@ -32,7 +32,7 @@
 #define NONE .default_text = NULL
 
 #define NAME() {.kind = WEIR_CONF_NAME, .key = "", .offset = offsetof(row_t, name)},
-#define SWITCH() {.kind = WEIR_CONF_SWITCH, .key = "", .offset = offsetof(row_t, enabled)},
+#define SWITCH(default_) {.kind = WEIR_CONF_SWITCH, .key = "", .offset = offsetof(row_t, enabled), default_},
 #define FIELD_HEAD(algorithms_, key_, type_)                                                                     \
     .kind = WEIR_CONF_VALUE, .key = #key_, .offset = offsetof(row_t, MEMBER_NAME(WEIR_CONF_TYPE_##type_(key_))), \
     .type = &weir_conf_type_##type_, .algorithms = algorithms_
@@ -63,6 +63,11 @@ const weir_conf_field_t *weir_conf_section_find(const weir_conf_section_t *secti
     return NULL;
 }
 
+static bool is_plain(const weir_conf_upstream_t *upstream)
+{
+    return upstream->dialect == WEIR_DIALECT_PLAIN;
+}
+
 void weir_conf_derive_host(void *row, const void *outer)
 {
     weir_conf_upstream_t *upstream = row;
@@ -73,21 +78,44 @@ void weir_conf_derive_host(void *row, const void *outer)
 void weir_conf_derive_forward(void *row, const void *outer)
 {
     weir_conf_upstream_t *upstream = row;
-    bool is_plain = upstream->dialect == WEIR_DIALECT_PLAIN;
-    upstream->forward = is_plain ? WEIR_FORWARD_CORRELATION | WEIR_FORWARD_TRACEPARENT | WEIR_FORWARD_TENANT : 0;
+    upstream->forward =
+        is_plain(upstream) ? WEIR_FORWARD_CORRELATION | WEIR_FORWARD_TRACEPARENT | WEIR_FORWARD_TENANT : 0;
 }
 
 void weir_conf_derive_idle_timeout(void *row, const void *outer)
 {
-    const weir_conf_upstream_t *upstream = outer;
     weir_conf_upstream_connections_t *connections = row;
-    connections->idle_timeout_ns = (upstream->dialect == WEIR_DIALECT_PLAIN ? 4 : 60) * WEIR_CONF_NS_PER_S;
+    connections->idle_timeout_ns = (is_plain(outer) ? 4 : 60) * WEIR_CONF_NS_PER_S;
 }
 
 /* A language model that does not stream answers when it has written all of it. */
 void weir_conf_derive_first_byte(void *row, const void *outer)
 {
-    const weir_conf_upstream_t *upstream = outer;
     weir_conf_upstream_timeouts_t *timeouts = row;
-    timeouts->first_byte_ns = (upstream->dialect == WEIR_DIALECT_PLAIN ? 60 : 600) * WEIR_CONF_NS_PER_S;
+    timeouts->first_byte_ns = (is_plain(outer) ? 60 : 600) * WEIR_CONF_NS_PER_S;
+}
+
+/* A call of a language model changes nothing that a second one would change again. */
+void weir_conf_derive_retry_methods(void *row, const void *outer)
+{
+    static const char *methods[] = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"};
+    weir_conf_upstream_retry_t *retry = row;
+    retry->methods = (weir_conf_strings_t){methods, sizeof(methods) / sizeof(*methods)};
+    retry->post_with_status = !is_plain(outer);
+}
+
+void weir_conf_derive_failures(void *row, const void *outer)
+{
+    weir_conf_upstream_breaker_t *breaker = row;
+    breaker->failures = WEIR_FAILURE_CONNECT | WEIR_FAILURE_TIMEOUT | WEIR_FAILURE_RESET;
+    if (!is_plain(outer))
+        breaker->failures |= WEIR_FAILURE_5XX;
+}
+
+void weir_conf_derive_throttle(void *row, const void *outer)
+{
+    const weir_conf_upstream_t *upstream =
+        (const void *)((const char *)outer - offsetof(weir_conf_upstream_t, breaker));
+    weir_conf_upstream_breaker_throttle_t *throttle = row;
+    throttle->enabled = !is_plain(upstream);
 }

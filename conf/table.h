@@ -54,7 +54,7 @@ struct weir_conf_field {
     weir_conf_reload_t reload;
     unsigned algorithms;
 
-    /* VALUE */
+    /* VALUE; of a SWITCH its default */
     const weir_conf_type_t *type;
     bool required;
     const char *default_text;                     /* NULL: none */
@@ -99,10 +99,13 @@ static inline const void *weir_conf_member_const(const weir_conf_field_t *field,
 /* Defaults that depend on other fields: those of `row`, and of `outer`, the mapping that `row` is a part of (NULL: it
  * is none). Both are loaded as far as their fields stand before. */
 void weir_conf_derive_burst(void *row, const void *outer);      /* quota.c; outer: the limit */
+void weir_conf_derive_failures(void *row, const void *outer);   /* outer: the upstream */
 void weir_conf_derive_first_byte(void *row, const void *outer); /* outer: the upstream */
 void weir_conf_derive_forward(void *row, const void *outer);
 void weir_conf_derive_host(void *row, const void *outer);
-void weir_conf_derive_idle_timeout(void *row, const void *outer); /* outer: the upstream */
+void weir_conf_derive_idle_timeout(void *row, const void *outer);  /* outer: the upstream */
+void weir_conf_derive_retry_methods(void *row, const void *outer); /* outer: the upstream */
+void weir_conf_derive_throttle(void *row, const void *outer);      /* outer: an upstream's breaker */
 
 #define TYPE(type) extern const weir_conf_type_t weir_conf_type_##type;
 #include "fields/types.def"

@@ -80,8 +80,11 @@ void weir_conf_schema_words(weir_conf_json_t *json, const char *const *words)
 {
     weir_conf_json_key(json, "enum");
     weir_conf_json_open(json, '[');
-    for (; *words != NULL; ++words)
+    for (; *words != NULL; ++words) {
         weir_conf_json_text(json, *words);
+        if (strspn(*words, "0123456789") == strlen(*words))
+            weir_conf_json_word(json, *words);
+    }
     weir_conf_json_close(json, ']');
 }
 

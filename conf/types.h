@@ -39,6 +39,19 @@ void weir_conf_print_text_field(FILE *out, const weir_conf_t *conf, const weir_c
 
 int64_t weir_conf_bound(const char *text); /* a count in a row */
 
+/* Room for the entries of a list, in `*entries`; false after an error. */
+bool weir_conf_begin_list(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                          size_t entry_bytes, void *entries);
+void weir_conf_fail_twice(weir_conf_load_t *load, const weir_conf_node_t *node, const char *name);
+void weir_conf_print_strings(FILE *out, const weir_conf_strings_t *strings);
+
+/* Members of a schema array, and of an object whose keys match; what an entry is follows. */
+void weir_conf_schema_array(weir_conf_json_t *json, const weir_conf_field_t *field, bool is_unique);
+void weir_conf_schema_object(weir_conf_json_t *json, const weir_conf_field_t *field, const char *pattern);
+/* An entry: text that matches, or one of the words, or something that is inserted. */
+void weir_conf_schema_items(weir_conf_json_t *json, const char *pattern, bool or_number);
+void weir_conf_schema_word_items(weir_conf_json_t *json, const char *const *words);
+
 /* Members of a schema object: text of these lengths that matches; `or_number`: a number is as good. */
 void weir_conf_schema_text(weir_conf_json_t *json, const char *pattern, const char *min, const char *max,
                            bool or_number);

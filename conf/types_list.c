@@ -9,8 +9,8 @@
 /* ---- shared ---- */
 
 /* Room for the entries of a list, in `*entries`; false after an error. */
-static bool begin_list(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
-                       size_t entry_bytes, void *entries)
+bool weir_conf_begin_list(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                          size_t entry_bytes, void *entries)
 {
     if (node->kind != WEIR_CONF_SEQUENCE) {
         weir_conf_fail_value(load, node, field->type->what, field->type->right);
@@ -25,7 +25,7 @@ static bool begin_list(weir_conf_load_t *load, const weir_conf_field_t *field, c
     return true;
 }
 
-static void fail_twice(weir_conf_load_t *load, const weir_conf_node_t *node, const char *name)
+void weir_conf_fail_twice(weir_conf_load_t *load, const weir_conf_node_t *node, const char *name)
 {
     weir_conf_fail(load, node, "'%s' is named twice; leave one out",
                    weir_conf_errors_show(load->scratch, node->hidden ? node->written : name));
@@ -61,7 +61,7 @@ static const weir_conf_node_t *only_field(weir_conf_load_t *load, const weir_con
     return NULL;
 }
 
-static void begin_array(weir_conf_json_t *json, const weir_conf_field_t *field, bool is_unique)
+void weir_conf_schema_array(weir_conf_json_t *json, const weir_conf_field_t *field, bool is_unique)
 {
     weir_conf_json_member_text(json, "type", "array");
     if (field->max != NULL)
@@ -72,7 +72,7 @@ static void begin_array(weir_conf_json_t *json, const weir_conf_field_t *field, 
 }
 
 /* items: text that matches, or something that is inserted. */
-static void schema_items(weir_conf_json_t *json, const char *pattern, bool or_number)
+void weir_conf_schema_items(weir_conf_json_t *json, const char *pattern, bool or_number)
 {
     weir_conf_json_open(json, '{');
     weir_conf_json_key(json, "anyOf");
@@ -85,7 +85,7 @@ static void schema_items(weir_conf_json_t *json, const char *pattern, bool or_nu
     weir_conf_json_close(json, '}');
 }
 
-static void schema_word_items(weir_conf_json_t *json, const char *const *words)
+void weir_conf_schema_word_items(weir_conf_json_t *json, const char *const *words)
 {
     weir_conf_json_open(json, '{');
     weir_conf_json_key(json, "anyOf");
@@ -105,7 +105,7 @@ static void write_header_object(weir_conf_json_t *json, const char *name)
     weir_conf_json_key(json, "properties");
     weir_conf_json_open(json, '{');
     weir_conf_json_key(json, name);
-    schema_items(json, WEIR_CONF_PATTERN_HEADER, true);
+    weir_conf_schema_items(json, WEIR_CONF_PATTERN_HEADER, true);
     weir_conf_json_close(json, '}');
     weir_conf_json_key(json, "required");
     weir_conf_json_open(json, '[');
@@ -121,7 +121,7 @@ static void schema_header_object(weir_conf_json_t *json, const char *name)
     weir_conf_json_close(json, '}');
 }
 
-static void print_strings(FILE *out, const weir_conf_strings_t *strings)
+void weir_conf_print_strings(FILE *out, const weir_conf_strings_t *strings)
 {
     fputs(" [", out);
     for (size_t i = 0; i < strings->size; ++i) {
@@ -133,38 +133,49 @@ static void print_strings(FILE *out, const weir_conf_strings_t *strings)
 
 /* ---- names ---- */
 
-PARSE(own_headers)
+static void load_headers(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                         void *row, const char *(*parse)(const char *text))
 {
     weir_conf_strings_t *strings = weir_conf_member(field, row);
-    if (!begin_list(load, field, node, sizeof(char *), &strings->entries))
+    if (!weir_conf_begin_list(load, field, node, sizeof(char *), &strings->entries))
         return;
     for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
         const char *header = NULL;
         if (child->kind != WEIR_CONF_BROKEN)
-            header = weir_conf_load_header(load, child, weir_conf_parse_own_header);
+            header = weir_conf_load_header(load, child, parse);
         for (size_t i = 0; i < strings->size && header != NULL; ++i)
             if (strcasecmp(strings->entries[i], header) == 0)
-                fail_twice(load, child, header);
+                weir_conf_fail_twice(load, child, header);
         if (header != NULL)
             strings->entries[strings->size++] = header;
     }
 }
 
+PARSE(own_headers)
+{
+    load_headers(load, field, node, row, weir_conf_parse_own_header);
+}
+
 PRINT(own_headers)
 {
-    print_strings(out, weir_conf_member_const(field, row));
+    weir_conf_print_strings(out, weir_conf_member_const(field, row));
 }
 
 SCHEMA(own_headers)
 {
-    begin_array(json, field, true);
-    schema_items(json, WEIR_CONF_PATTERN_HEADER, true);
+    weir_conf_schema_array(json, field, true);
+    weir_conf_schema_items(json, WEIR_CONF_PATTERN_HEADER, true);
+}
+
+PARSE(removed_headers)
+{
+    load_headers(load, field, node, row, weir_conf_parse_sent_header);
 }
 
 PARSE(methods)
 {
     weir_conf_strings_t *strings = weir_conf_member(field, row);
-    if (!begin_list(load, field, node, sizeof(char *), &strings->entries))
+    if (!weir_conf_begin_list(load, field, node, sizeof(char *), &strings->entries))
         return;
     for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
         if (child->kind == WEIR_CONF_BROKEN)
@@ -175,7 +186,7 @@ PARSE(methods)
                                                   : weir_conf_parse_method(method);
         for (size_t i = 0; i < strings->size && right == NULL; ++i)
             if (strcmp(strings->entries[i], method) == 0)
-                fail_twice(load, child, method);
+                weir_conf_fail_twice(load, child, method);
         if (right != NULL)
             weir_conf_fail_value(load, child, "a method", right);
         else
@@ -185,35 +196,109 @@ PARSE(methods)
 
 SCHEMA(methods)
 {
-    begin_array(json, field, true);
-    schema_items(json, "^(?!(CONNECT|TRACE)$)[A-Z][A-Z0-9_-]{0,31}$", false);
+    weir_conf_schema_array(json, field, true);
+    weir_conf_schema_items(json, "^(?!(CONNECT|TRACE)$)[A-Z][A-Z0-9_-]{0,31}$", false);
 }
 
-static const weir_conf_type_t one_limit = {.what = "the name of a limit",
-                                           .right = "write the name of one of the limits"};
+/* Where a POST is among them, a field left out says so, and nothing else. */
+PRINT(retry_methods)
+{
+    const weir_conf_upstream_retry_t *retry = row;
+    if (retry->post_with_status)
+        fputs(" null # and POST where a status came:", out);
+    weir_conf_print_strings(out, &retry->methods);
+}
+
+static const weir_conf_type_t one_model = {.what = "a model",
+                                           .right = "write its name, such as gpt-4o or \"claude-*\""};
+
+PARSE(model_patterns)
+{
+    weir_conf_strings_t *strings = weir_conf_member(field, row);
+    if (!weir_conf_begin_list(load, field, node, sizeof(char *), &strings->entries))
+        return;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        const char *text = child->kind != WEIR_CONF_BROKEN ? weir_conf_scalar(load, &one_model, child) : NULL;
+        const char *right = text != NULL ? weir_conf_parse_model_pattern(text) : NULL;
+        if (right != NULL)
+            weir_conf_fail_value(load, child, one_model.what, right);
+        if (text == NULL || right != NULL)
+            continue;
+        for (size_t i = 0; i < strings->size; ++i)
+            if (strcmp(strings->entries[i], text) == 0)
+                weir_conf_fail_twice(load, child, text);
+        strings->entries[strings->size++] = weir_conf_keep(load, text);
+    }
+}
+
+SCHEMA(model_patterns)
+{
+    weir_conf_schema_array(json, field, true);
+    weir_conf_schema_items(json, "^([^*\\x00-\\x1f\\x7f]{1,255}\\*?|\\*[^*\\x00-\\x1f\\x7f]{0,255})$", true);
+}
+
+/* ---- names of limits and upstreams ---- */
+
+typedef struct {
+    weir_conf_type_t one;
+    const char *what, *section;
+    const char **names; /* there are */
+    size_t count;
+} kind_t;
+
+/* Indices into the names of a kind, each once. */
+static void load_indices(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                         const kind_t *kind, size_t **entries, size_t *size)
+{
+    size_t *indices;
+    if (!weir_conf_begin_list(load, field, node, sizeof(*indices), &indices))
+        return;
+    *entries = indices;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        const char *name = child->kind != WEIR_CONF_BROKEN ? weir_conf_scalar(load, &kind->one, child) : NULL;
+        if (name == NULL)
+            continue;
+        size_t index =
+            weir_conf_find_name(load, child, false, name, kind->what, kind->section, kind->names, kind->count);
+        for (size_t i = 0; i < *size && index != SIZE_MAX; ++i)
+            if (indices[i] == index)
+                weir_conf_fail_twice(load, child, name);
+        indices[(*size)++] = index;
+    }
+}
 
 PARSE(limit_names)
 {
     const weir_conf_t *conf = load->conf;
     weir_conf_route_t *route = row;
-    size_t *indices, size = 0;
-    if (!begin_list(load, field, node, sizeof(*indices), &indices))
-        return;
-    const char **names = weir_conf_arena_alloc(load->scratch, conf->limits.size * sizeof(*names));
-    for (size_t i = 0; i < conf->limits.size; ++i)
+    size_t *entries = NULL, count = conf->limits.size;
+    const char **names = weir_conf_arena_alloc(load->scratch, count * sizeof(*names));
+    for (size_t i = 0; i < count; ++i)
         names[i] = conf->limits.entries[i].name;
-    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
-        const char *name = child->kind != WEIR_CONF_BROKEN ? weir_conf_scalar(load, &one_limit, child) : NULL;
-        if (name == NULL)
-            continue;
-        size_t index = weir_conf_find_name(load, child, false, name, "a limit", "limits", names, conf->limits.size);
-        for (size_t i = 0; i < size && index != SIZE_MAX; ++i)
-            if (indices[i] == index)
-                fail_twice(load, child, name);
-        indices[size++] = index;
-    }
-    route->limits.entries = indices;
-    route->limits.size = size;
+    const kind_t kind = {{.what = "the name of a limit", .right = "write the name of one of the limits"},
+                         "a limit",
+                         "limits",
+                         names,
+                         count};
+    load_indices(load, field, node, &kind, &entries, &route->limits.size);
+    route->limits.entries = entries;
+}
+
+PARSE(upstream_names)
+{
+    const weir_conf_t *conf = load->conf;
+    weir_conf_route_t *route = row;
+    size_t *entries = NULL, count = conf->upstreams.size;
+    const char **names = weir_conf_arena_alloc(load->scratch, count * sizeof(*names));
+    for (size_t i = 0; i < count; ++i)
+        names[i] = conf->upstreams.entries[i].name;
+    const kind_t kind = {{.what = "the name of an upstream", .right = "write the name of one of the upstreams"},
+                         "an upstream",
+                         "upstreams",
+                         names,
+                         count};
+    load_indices(load, field, node, &kind, &entries, &route->fallback.size);
+    route->fallback.entries = entries;
 }
 
 PRINT(limit_names)
@@ -225,50 +310,19 @@ PRINT(limit_names)
     fputs("]\n", out);
 }
 
-SCHEMA(limit_names)
+PRINT(upstream_names)
 {
-    begin_array(json, field, true);
-    schema_items(json, WEIR_CONF_PATTERN_NAME, false);
-}
-
-static const char *const forward_words[] = {"correlation", "traceparent", "tenant", NULL};
-static const weir_conf_type_t one_forward = {.what = "a thing to forward", .words = forward_words};
-static const unsigned forward_bits[] = {WEIR_FORWARD_CORRELATION, WEIR_FORWARD_TRACEPARENT, WEIR_FORWARD_TENANT};
-
-PARSE(forward)
-{
-    void *none;
-    unsigned *bits = weir_conf_member(field, row);
-    if (!begin_list(load, field, node, 0, &none))
-        return;
-    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
-        int word = child->kind != WEIR_CONF_BROKEN ? weir_conf_word(load, &one_forward, child) : -1;
-        if (word < 0)
-            continue;
-        if ((*bits & forward_bits[word]) != 0)
-            fail_twice(load, child, forward_words[word]);
-        *bits |= forward_bits[word];
-    }
-}
-
-PRINT(forward)
-{
-    unsigned bits = *(const unsigned *)weir_conf_member_const(field, row);
-    const char *between = "";
+    const weir_conf_route_t *route = row;
     fputs(" [", out);
-    for (size_t i = 0; forward_words[i] != NULL; ++i) {
-        if ((bits & forward_bits[i]) == 0)
-            continue;
-        fprintf(out, "%s%s", between, forward_words[i]);
-        between = ", ";
-    }
+    for (size_t i = 0; i < route->fallback.size; ++i)
+        fprintf(out, "%s%s", i > 0 ? ", " : "", conf->upstreams.entries[route->fallback.entries[i]].name);
     fputs("]\n", out);
 }
 
-SCHEMA(forward)
+SCHEMA(names)
 {
-    begin_array(json, field, true);
-    schema_word_items(json, forward_words);
+    weir_conf_schema_array(json, field, true);
+    weir_conf_schema_items(json, WEIR_CONF_PATTERN_NAME, false);
 }
 
 /* ---- networks ---- */
@@ -277,7 +331,7 @@ PARSE(cidrs)
 {
     weir_conf_cidr_t *entries;
     size_t size = 0;
-    if (!begin_list(load, field, node, sizeof(*entries), &entries))
+    if (!weir_conf_begin_list(load, field, node, sizeof(*entries), &entries))
         return;
     for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
         if (child->kind == WEIR_CONF_BROKEN)
@@ -311,8 +365,8 @@ SCHEMA(cidrs)
     static const char pattern[] =
         "^(" WEIR_CONF_PATTERN_V4 "(/([0-9]|[12][0-9]|3[0-2]))?|"
         "[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?)$";
-    begin_array(json, field, false);
-    schema_items(json, pattern, false);
+    weir_conf_schema_array(json, field, false);
+    weir_conf_schema_items(json, pattern, false);
 }
 
 /* ---- parts of a key, sources of a tenant ---- */
@@ -346,7 +400,7 @@ PARSE(key_parts)
     weir_conf_limit_t *limit = row;
     weir_conf_key_part_t *parts;
     size_t size = 0;
-    if (!begin_list(load, field, node, sizeof(*parts), &parts))
+    if (!weir_conf_begin_list(load, field, node, sizeof(*parts), &parts))
         return;
     for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
         weir_conf_key_part_t *part = &parts[size];
@@ -354,7 +408,7 @@ PARSE(key_parts)
             continue;
         for (size_t i = 0; i < size; ++i)
             if (is_same_part(&parts[i], part))
-                fail_twice(load, child, part->kind == WEIR_KEY_HEADER ? part->header : key_words[part->kind]);
+                weir_conf_fail_twice(load, child, part->kind == WEIR_KEY_HEADER ? part->header : key_words[part->kind]);
         ++size;
     }
     limit->key.entries = parts;
@@ -385,11 +439,11 @@ PRINT(key_parts)
 
 SCHEMA(key_parts)
 {
-    begin_array(json, field, true);
+    weir_conf_schema_array(json, field, true);
     weir_conf_json_open(json, '{');
     weir_conf_json_key(json, "anyOf");
     weir_conf_json_open(json, '[');
-    schema_word_items(json, key_words);
+    weir_conf_schema_word_items(json, key_words);
     schema_header_object(json, "header");
     weir_conf_json_close(json, ']');
     weir_conf_json_close(json, '}');
@@ -442,7 +496,7 @@ PARSE(tenant_sources)
     weir_conf_tenant_t *tenant = row;
     weir_conf_tenant_source_t *sources;
     size_t size = 0;
-    if (!begin_list(load, field, node, sizeof(*sources), &sources))
+    if (!weir_conf_begin_list(load, field, node, sizeof(*sources), &sources))
         return;
     for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
         weir_conf_tenant_source_t *source = &sources[size];
@@ -450,7 +504,7 @@ PARSE(tenant_sources)
             continue;
         for (size_t i = 0; i < size; ++i)
             if (strcasecmp(sources[i].header, source->header) == 0)
-                fail_twice(load, child, source->header);
+                weir_conf_fail_twice(load, child, source->header);
         ++size;
     }
     tenant->from.entries = sources;
@@ -471,7 +525,7 @@ PRINT(tenant_sources)
 
 SCHEMA(tenant_sources)
 {
-    begin_array(json, field, true);
+    weir_conf_schema_array(json, field, true);
     weir_conf_json_open(json, '{');
     weir_conf_json_key(json, "anyOf");
     weir_conf_json_open(json, '[');
@@ -488,7 +542,7 @@ PARSE(later)
 {
 }
 
-static void begin_object(weir_conf_json_t *json, const weir_conf_field_t *field, const char *pattern)
+void weir_conf_schema_object(weir_conf_json_t *json, const weir_conf_field_t *field, const char *pattern)
 {
     weir_conf_json_member_text(json, "type", "object");
     weir_conf_json_member_word(json, "maxProperties", field->max);
@@ -515,11 +569,11 @@ PRINT(api_keys)
 
 SCHEMA(api_keys)
 {
-    begin_object(json, field, "^[0-9A-Fa-f]{64}$");
+    weir_conf_schema_object(json, field, "^[0-9A-Fa-f]{64}$");
     weir_conf_json_open(json, '{');
     weir_conf_json_key(json, "anyOf");
     weir_conf_json_open(json, '[');
-    schema_items(json, WEIR_CONF_PATTERN_TENANT, true);
+    weir_conf_schema_items(json, WEIR_CONF_PATTERN_TENANT, true);
     weir_conf_json_open(json, '{');
     weir_conf_json_member_text(json, "type", "null");
     weir_conf_json_close(json, '}');
@@ -550,7 +604,7 @@ PRINT(overrides)
 
 SCHEMA(overrides)
 {
-    begin_object(json, field, WEIR_CONF_PATTERN_TENANT);
+    weir_conf_schema_object(json, field, WEIR_CONF_PATTERN_TENANT);
     weir_conf_json_open(json, '{');
     weir_conf_json_key(json, "anyOf");
     weir_conf_json_open(json, '[');
@@ -570,9 +624,15 @@ DEFINE_TYPE(own_headers, "a list of headers", "write their names, such as [X-Req
 DEFINE_TYPE(methods, "a list of methods", "write such as [GET, HEAD]", "entries", parse_methods, print_own_headers,
             schema_methods)
 DEFINE_TYPE(limit_names, "a list of limits", "write their names, such as [per-tenant]", "entries", parse_limit_names,
-            print_limit_names, schema_limit_names)
-DEFINE_TYPE(forward, "a list of correlation, traceparent and tenant", "write such as [correlation, tenant], or []",
-            "entries", parse_forward, print_forward, schema_forward)
+            print_limit_names, schema_names)
+DEFINE_TYPE(upstream_names, "a list of upstreams", "write their names, such as [openai-eu]", "entries",
+            parse_upstream_names, print_upstream_names, schema_names)
+DEFINE_TYPE(removed_headers, "a list of headers", "write their names, such as [X-Debug]", "entries",
+            parse_removed_headers, print_own_headers, schema_own_headers)
+DEFINE_TYPE(retry_methods, "a list of methods", "write such as [GET, HEAD]", "entries", parse_methods,
+            print_retry_methods, schema_methods)
+DEFINE_TYPE(model_patterns, "a list of models", "write such as [gpt-4o, \"claude-*\"]", "entries", parse_model_patterns,
+            print_own_headers, schema_model_patterns)
 DEFINE_TYPE(cidrs, "a list of networks", "write such as [10.0.0.0/8, \"fd00::/8\"]", "entries", parse_cidrs,
             print_cidrs, schema_cidrs)
 DEFINE_TYPE(key_parts, "a list of what requests are counted by",

@@ -63,7 +63,7 @@ PRINT(url)
 SCHEMA(url)
 {
     weir_conf_schema_text(json,
-                          "^(" PATTERN_NO_DOTS "http://(" PATTERN_HOST "|" PATTERN_V6 ")(:" PATTERN_PORT
+                          "^(" PATTERN_NO_DOTS "https?://(" PATTERN_HOST "|" PATTERN_V6 ")(:" PATTERN_PORT
                           ")?" PATTERN_PATH "/?|" PATTERN_UNIX ")$",
                           NULL, NULL, false);
 }
@@ -150,7 +150,8 @@ SCHEMA(upstream_name)
 
 DEFINE_TYPE(address, "an address", "write an address and a port, such as 127.0.0.1:8080 or \"*:8080\", or unix:///path",
             NULL, parse_address, print_address, schema_address)
-DEFINE_TYPE(url, "a url", "write http://host:port or unix:///path", NULL, parse_url, print_url, schema_url)
+DEFINE_TYPE(url, "a url", "write http://host:port, https://host or unix:///path", NULL, parse_url, print_url,
+            schema_url)
 DEFINE_TYPE(prefix, "a path", "write one that begins with /", "bytes", parse_prefix, print_prefix, schema_prefix)
 DEFINE_TYPE(path, "a path", "write one that begins with /", "bytes", parse_path, weir_conf_print_text_field,
             schema_path)

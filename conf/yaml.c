@@ -51,7 +51,8 @@ static bool is_printable(uint32_t character)
     return !is_control && !is_odd;
 }
 
-static void write_quoted(FILE *out, const char *text)
+/* `dollars`: how a dollar is written; in keys nothing is inserted. */
+static void write_quoted(FILE *out, const char *text, const char *dollars)
 {
     fputc('"', out);
     for (const unsigned char *at = (const unsigned char *)text; *at != '\0';) {
@@ -60,7 +61,7 @@ static void write_quoted(FILE *out, const char *text)
         if (character == '"' || character == '\\')
             fprintf(out, "\\%c", (char)character);
         else if (character == '$')
-            fputs("$$", out);
+            fputs(dollars, out);
         else if (character == '\n')
             fputs("\\n", out);
         else if (is_printable(character))
@@ -80,5 +81,13 @@ void weir_conf_yaml_text(FILE *out, const char *text)
     else if (is_plain(text))
         fputs(text, out);
     else
-        write_quoted(out, text);
+        write_quoted(out, text, "$$");
+}
+
+void weir_conf_yaml_key(FILE *out, const char *text)
+{
+    if (is_plain(text))
+        fputs(text, out);
+    else
+        write_quoted(out, text, "$");
 }

@@ -113,13 +113,23 @@ static int64_t retry_after_ns_of(const weir_store_item_t *item)
     return item->retry_after_ns < 0 ? never_ns : item->retry_after_ns == 0 ? unknown_ns : item->retry_after_ns;
 }
 
-/* To come again is of no use. */
-static const char *never_detail(weir_request_t *request, const char *limit)
+static size_t join(char *out, const char *const *names, size_t count)
 {
-    static const char format[] = "This request of tenant %.*s needs more than limit %s ever has";
-    size_t size = sizeof(format) + request->tenant.len + strlen(limit);
+    char *at = out;
+    for (size_t i = 0; i < count; ++i)
+        at += sprintf(at, "%s%s", i != 0 ? ", " : "", names[i]);
+    return (size_t)(at - out);
+}
+
+/* To come again is of no use: these limits never have so much. */
+static const char *never_detail(weir_request_t *request, const char *const *limits, size_t count)
+{
+    static const char format[] = "This request of tenant %.*s needs more than limit%s %.*s ever ha%s";
+    char names[WEIR_LIMITS_PER_ROUTE_MAX * 66];
+    size_t len = join(names, limits, count), size = sizeof(format) + request->tenant.len + len;
     char *detail = request->alloc(request, size);
-    snprintf(detail, size, format, (int)request->tenant.len, request->tenant.base, limit);
+    snprintf(detail, size, format, (int)request->tenant.len, request->tenant.base, count > 1 ? "s" : "", (int)len, names,
+             count > 1 ? "ve" : "s");
     return detail;
 }
 
@@ -127,16 +137,20 @@ static weir_verdict_t refusal(const weir_limit_plan_t *plan, weir_request_t *req
                               weir_reason_t reason)
 {
     weir_verdict_t verdict = {.kind = WEIR_ANSWER, .reason = reason, .status = (int)request->route->on_limit.status};
+    const char *never[WEIR_LIMITS_PER_ROUTE_MAX];
+    size_t never_count = 0;
     for (size_t i = 0; i < plan->count; ++i) {
         if (items[i].admitted || items[i].shadow)
             continue;
         int64_t retry_after_ns = retry_after_ns_of(&items[i]);
         if (retry_after_ns > verdict.retry_after_ns)
             verdict.retry_after_ns = retry_after_ns;
-        if (items[i].retry_after_ns < 0 && verdict.detail == NULL)
-            verdict.detail = never_detail(request, plan->entries[i].conf->name);
+        if (items[i].retry_after_ns < 0)
+            never[never_count++] = plan->entries[i].conf->name;
         verdict.violated[verdict.violated_count++] = plan->entries[i].conf->name;
     }
+    if (never_count != 0)
+        verdict.detail = never_detail(request, never, never_count);
     return verdict;
 }
 

@@ -132,6 +132,8 @@ weir_store_key_t weir_limit_key_route(const weir_store_t *store, const weir_conf
     id = chain(store, id, weir_fields_text(route->host));
     for (size_t i = 0; i < route->methods.size; ++i)
         id = chain(store, id, weir_fields_text(route->methods.entries[i]));
+    for (size_t i = 0; i < route->models.size; ++i)
+        id = chain(store, id, weir_fields_text(route->models.entries[i]));
     return id;
 }
 

@@ -44,21 +44,45 @@ static void ask_for_identity(weir_request_t *request)
     weir_request_up(request, weir_fields_text("Accept-Encoding"), weir_fields_text("identity"), WEIR_FORWARD_ALWAYS);
 }
 
+/* Whether it is told, or asked for, by the model. */
+static bool wants_model(const weir_conf_upstream_t *upstream)
+{
+    return upstream->dialect != WEIR_DIALECT_PLAIN || upstream->models.size != 0 ||
+           (upstream->breaker.enabled && upstream->breaker.by_model);
+}
+
+static bool has_dialect(const weir_conf_upstream_t *upstream)
+{
+    return upstream->dialect != WEIR_DIALECT_PLAIN;
+}
+
+/* Of the upstreams that it may go to. */
+static bool is_any(const weir_request_t *request, bool (*is)(const weir_conf_upstream_t *upstream))
+{
+    const weir_conf_route_t *route = request->route;
+    bool found = is(request->upstream);
+    for (size_t i = 0; i < route->fallback.size && !found; ++i)
+        found = is(&request->conf->upstreams.entries[route->fallback.entries[i]]);
+    return found;
+}
+
+/* By the upstream that answers, or is to. One with a dialect is not asked for a model without a body, such as GET
+ * /v1/models. */
+static bool is_metered(const weir_request_t *request)
+{
+    if (request->upstream->dialect == WEIR_DIALECT_PLAIN)
+        return has_token_limit(request);
+    return request->body_bytes != 0;
+}
+
 static weir_verdict_t meter_admit(void *instance, weir_request_t *request, void *state_)
 {
-    state_t *state = state_;
     if (request->route == NULL)
         return (weir_verdict_t){.kind = WEIR_PASS};
-    if (request->upstream->dialect == WEIR_DIALECT_PLAIN) {
-        state->is_metered = has_token_limit(request);
-        return (weir_verdict_t){.kind = WEIR_PASS};
-    }
-    if (request->body_bytes == 0) /* such as GET /v1/models */
-        return (weir_verdict_t){.kind = WEIR_PASS};
-    if (request->picked == NULL)
+    if (request->body_bytes != 0 && request->picked == NULL && is_any(request, wants_model))
         return (weir_verdict_t){.kind = WEIR_NEED_BODY};
-    state->is_metered = true;
-    ask_for_identity(request);
+    if (request->body_bytes != 0 && is_any(request, has_dialect))
+        ask_for_identity(request);
     return (weir_verdict_t){.kind = WEIR_PASS};
 }
 
@@ -79,7 +103,8 @@ static bool is_compressed(const weir_answer_t *answer)
 static void meter_head(void *instance, weir_request_t *request, void *state_, weir_answer_t *answer)
 {
     state_t *state = state_;
-    if (!state->is_metered || answer->own)
+    state->is_metered = !answer->own && request->route != NULL && is_metered(request);
+    if (!state->is_metered)
         return;
     state->status = answer->status;
     const weir_field_t *type = find(answer, "content-type");

@@ -88,6 +88,7 @@ typedef struct {
 enum { WEIR_STORE_CLOSEST_MAX = 20 };
 
 struct weir_store {
+    bool is_shared; /* other sidecars see what it keeps */
     /* The state of `limit`, kept from an earlier configuration if it has the same name, algorithm, window and key;
      * a changed max_keys resizes it. Its quotas are copied, and in force from now on: buckets fill up at their rates,
      * and those who wait do so by their numbers, also of requests that began before. One reference. */

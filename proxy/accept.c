@@ -1,10 +1,14 @@
 #include "accept.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include "h1.h"
+#include "tls.h"
 
 enum { ACCEPTS_PER_TURN = 16 };
 
@@ -101,19 +105,59 @@ void weir_server_connection_closed(weir_worker_t *worker, weir_listener_t *liste
     weir_accept_resume(worker); /* other workers look by themselves, FULL_NS later */
 }
 
+/* As the configuration in force has it; NULL: plain. */
+static weir_tls_context_t *tls_of(const acceptor_t *acceptor)
+{
+    size_t index;
+    weir_snapshot_t *snapshot = weir_server_snapshot_for(acceptor->worker, acceptor->listener, &index);
+    return index != SIZE_MAX ? weir_tls_of_listener(snapshot->tls, index) : NULL;
+}
+
+/* Callers do not take the last descriptors: their calls need some too. A new one has the lowest number that is free, so all
+ * below it are in use. */
+static bool is_among_last(const weir_worker_t *worker, int fd)
+{
+    enum { SHARE = 4, RESERVE_MAX = 256 };
+    struct rlimit limit;
+    if (worker->is_control || getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return false;
+    rlim_t reserve = limit.rlim_cur / SHARE < RESERVE_MAX ? limit.rlim_cur / SHARE : RESERVE_MAX;
+    return (rlim_t)fd >= limit.rlim_cur - reserve;
+}
+
+/* It was; whether it is still. */
+static bool is_short(acceptor_t *acceptor)
+{
+    int fd = fcntl(h2o_socket_get_fd(acceptor->sock), F_DUPFD_CLOEXEC, 0);
+    bool is_short = fd == -1 || is_among_last(acceptor->worker, fd);
+    if (fd != -1)
+        close(fd);
+    return is_short;
+}
+
 typedef enum { ACCEPTED, NONE_WAITS, NO_PLACE, SHORTAGE } accepted_t;
 
 static accepted_t accept_one(acceptor_t *acceptor)
 {
-    if (!take_place(acceptor->worker))
+    weir_worker_t *worker = acceptor->worker;
+    if (worker->accept_short && is_short(acceptor)) {
+        log_shortage(EMFILE);
+        return SHORTAGE;
+    }
+    worker->accept_short = false;
+    if (!take_place(worker))
         return NO_PLACE;
     h2o_socket_t *sock = h2o_evloop_socket_accept(acceptor->sock);
     if (sock != NULL) {
-        weir_h1_accept(acceptor->worker, sock, acceptor->listener);
+        weir_tls_context_t *context = tls_of(acceptor);
+        if (context != NULL)
+            weir_tls_accept(sock, context);
+        worker->accept_short = is_among_last(worker, h2o_socket_get_fd(sock));
+        weir_h1_accept(worker, sock, acceptor->listener);
         return ACCEPTED;
     }
     int error = errno;
-    give_place_back(acceptor->worker);
+    give_place_back(worker);
     if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
         log_shortage(error);
         return SHORTAGE;

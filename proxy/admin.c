@@ -5,11 +5,14 @@
 #include <openssl/evp.h>
 #include <string.h>
 #include "explain.h"
+#include "force.h"
 #include "h1.h"
+#include "health.h"
 #include "page.h"
 #include "problem.h"
 #include "reset.h"
 #include "status.h"
+#include "upstream.h"
 #include "words.h"
 
 /* A worker that has not turned its loop for so long is stuck. */
@@ -110,6 +113,28 @@ static void collect_queue(weir_server_t *server, const char *limit, bool is_ther
     show(server, WEIR_METRIC_QUEUE_WAIT, limit);
 }
 
+static void collect_breaker(weir_server_t *server, const weir_conf_upstream_t *conf, weir_health_t *health, size_t breaker)
+{
+    static const char *const words[] = {"closed", "open", "half_open", "paused"};
+    weir_health_state_t state = weir_health_state(health, conf, breaker);
+    for (size_t i = 0; i != sizeof(words) / sizeof(*words); ++i)
+        set_gauge(server, WEIR_METRIC_BREAKER_STATE, (const char *[]){conf->name, state.model, words[i]},
+                  strcmp(state.word, words[i]) == 0);
+}
+
+static void collect_breakers(weir_server_t *server)
+{
+    const weir_snapshot_t *snapshot = server->snapshot;
+    weir_metrics_clear(server->metrics, WEIR_METRIC_BREAKER_STATE);
+    for (size_t i = 0; i != snapshot->conf->upstreams.size; ++i) {
+        const weir_conf_upstream_t *conf = &snapshot->conf->upstreams.entries[i];
+        weir_health_t *health = weir_upstream_health(snapshot->upstreams[i]);
+        size_t count = conf->breaker.by_model ? weir_health_count(health) : 1;
+        for (size_t k = 0; k != count && conf->breaker.enabled; ++k)
+            collect_breaker(server, conf, health, k);
+    }
+}
+
 static void collect_named(weir_server_t *server)
 {
     const weir_conf_t *conf = server->snapshot->conf;
@@ -138,6 +163,7 @@ static void collect(weir_server_t *server)
     show(server, WEIR_METRIC_CONFIG_RELOADS, "ok");
     show(server, WEIR_METRIC_CONFIG_RELOADS, "error");
     collect_named(server);
+    collect_breakers(server);
 }
 
 /* The next of a field's comma-separated elements that is `type`, with its weight in 1/1000 (RFC 9110 12.5.1). */
@@ -274,6 +300,7 @@ static const page_t pages[] = {
     {"/explain", "GET", false, true, weir_explain_answer},
     {"/reload", "POST", false, true, answer_reload},
     {WEIR_RESET_LIMITS, "DELETE", false, true, weir_reset_answer},
+    {WEIR_FORCE_UPSTREAMS, "POST", false, true, weir_force_answer},
 };
 
 static bool is_at(const page_t *page, h2o_iovec_t path)

@@ -1,6 +1,7 @@
 #include "exchange_parts.h"
 
 #include <assert.h>
+#include <strings.h>
 #include <time.h>
 #include "h1.h"
 #include "h1_head.h"
@@ -158,25 +159,53 @@ static h2o_iovec_t configured_body(h2o_req_t *req, const char *body)
     return h2o_strdup(&req->pool, body, SIZE_MAX);
 }
 
-/* What a person reads first: which limit, and whose. */
+static weir_str_t verb_of(weir_reason_t reason)
+{
+    if (reason == WEIR_REASON_QUEUE_FULL)
+        return WEIR_STR(" finds no room in the queue of limit ");
+    if (reason == WEIR_REASON_QUEUE_TIMEOUT)
+        return WEIR_STR(" waited in vain in the queue of limit ");
+    return WEIR_STR(" is refused by limit ");
+}
+
+/* What a person reads first: whose request, and which limits. */
 static const char *detail_of(weir_exchange_t *exchange, const weir_verdict_t *verdict)
 {
-    weir_str_t before = WEIR_STR("Limit "), between = WEIR_STR(" refuses this request of tenant ");
-    weir_str_t tenant = exchange->request.tenant;
+    weir_str_t subject = WEIR_STR("This request of tenant "), tenant = exchange->request.tenant;
+    weir_str_t verb = verb_of(verdict->reason);
+    size_t names_len = 0;
     if (verdict->detail != NULL || verdict->violated_count == 0)
         return verdict->detail;
-    if (verdict->reason == WEIR_REASON_QUEUE_FULL)
-        before = WEIR_STR("The queue of limit "), between = WEIR_STR(" has no room for this request of tenant ");
-    else if (verdict->reason == WEIR_REASON_QUEUE_TIMEOUT)
-        before = WEIR_STR("In the queue of limit "), between = WEIR_STR(" no slot came in time for this request of tenant ");
-    size_t name_len = strlen(verdict->violated[0]);
-    char *detail = weir_h1_alloc(exchange->req, before.len + name_len + between.len + tenant.len + 1), *at = detail;
-    at = mempcpy(at, before.base, before.len);
-    at = mempcpy(at, verdict->violated[0], name_len);
-    at = mempcpy(at, between.base, between.len);
+    for (size_t i = 0; i < verdict->violated_count; ++i)
+        names_len += strlen(verdict->violated[i]) + 2;
+    char *detail = weir_h1_alloc(exchange->req, subject.len + tenant.len + verb.len + names_len + 1), *at = detail;
+    at = mempcpy(at, subject.base, subject.len);
     at = mempcpy(at, tenant.base, tenant.len);
+    at = mempcpy(at, verb.base, verb.len);
+    for (size_t i = 0; i < verdict->violated_count; ++i) {
+        at = mempcpy(at, ", ", i != 0 ? 2 : 0);
+        at = mempcpy(at, verdict->violated[i], strlen(verdict->violated[i]));
+    }
     *at = '\0';
     return detail;
+}
+
+static bool has_field(const h2o_req_t *req, weir_str_t name)
+{
+    for (size_t i = 0; i < req->res.headers.size; ++i) {
+        const h2o_iovec_t *other = req->res.headers.entries[i].name;
+        if (other->len == name.len && strncasecmp(other->base, name.base, name.len) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Where the provider's SDKs look for it. */
+static void add_request_id(weir_exchange_t *exchange)
+{
+    weir_str_t name = weir_dialect_request_id_name(exchange->dialect);
+    if (name.len != 0 && !has_field(exchange->req, name)) /* correlation.header may be that one */
+        add_field(exchange->req, name, exchange->request.correlation_id);
 }
 
 static h2o_iovec_t problem_body(weir_exchange_t *exchange, const weir_verdict_t *verdict)
@@ -186,23 +215,54 @@ static h2o_iovec_t problem_body(weir_exchange_t *exchange, const weir_verdict_t 
                               .detail = detail_of(exchange, verdict),
                               .request_id = exchange->request.correlation_id,
                               .violated = verdict->violated,
-                              .violated_count = verdict->violated_count};
-    add_text(exchange->req, WEIR_STR("Content-Type"), "application/problem+json");
+                              .violated_count = verdict->violated_count,
+                              .dialect = exchange->dialect};
+    add_text(exchange->req, WEIR_STR("Content-Type"), weir_problem_type(exchange->dialect));
     return weir_problem_body(&exchange->req->pool, &problem);
+}
+
+/* What the route or its upstream say of such an answer. */
+typedef struct {
+    int status;       /* 0: nothing */
+    const char *body; /* NULL: nothing */
+} configured_t;
+
+static configured_t configured_for(const weir_exchange_t *exchange, weir_reason_t reason)
+{
+    const weir_conf_route_t *route = exchange->request.route;
+    if (route == NULL)
+        return (configured_t){.body = NULL};
+    const weir_conf_upstream_t *upstream = &exchange->request.conf->upstreams.entries[route->upstream];
+    switch (reason) {
+    case WEIR_REASON_LIMIT:
+    case WEIR_REASON_QUEUE_FULL:
+    case WEIR_REASON_QUEUE_TIMEOUT:
+        return (configured_t){(int)route->on_limit.status, route->on_limit.body};
+    case WEIR_REASON_BREAKER_OPEN:
+    case WEIR_REASON_THROTTLED:
+        return (configured_t){(int)upstream->breaker.answer.status, upstream->breaker.answer.body};
+    default:
+        return (configured_t){.body = NULL};
+    }
+}
+
+static int status_of(const weir_verdict_t *verdict, const configured_t *configured)
+{
+    if (configured->status != 0)
+        return configured->status;
+    return verdict->status != 0 ? verdict->status : weir_reason_status(verdict->reason);
 }
 
 h2o_iovec_t weir_answer_own(weir_exchange_t *exchange, const weir_verdict_t *verdict, const char *allow)
 {
     h2o_req_t *req = exchange->req;
-    const weir_conf_route_t *route = exchange->request.route;
-    bool by_limit = route != NULL && (verdict->reason == WEIR_REASON_LIMIT || verdict->reason == WEIR_REASON_QUEUE_FULL ||
-                                      verdict->reason == WEIR_REASON_QUEUE_TIMEOUT);
-    int status = verdict->status != 0 ? verdict->status : weir_reason_status(verdict->reason);
+    configured_t configured = configured_for(exchange, verdict->reason);
 
-    req->res.status = by_limit ? (int)route->on_limit.status : status;
+    req->res.status = status_of(verdict, &configured);
     req->res.reason = weir_h1_status_phrase(req->res.status);
     begin_fields(req);
     pass_chain(exchange, true);
+    add_request_id(exchange);
     add_date(req);
     add_text(req, WEIR_STR("Weir-Reason"), weir_reason_word(verdict->reason));
     if (verdict->retry_after_ns >= 0)
@@ -211,8 +271,20 @@ h2o_iovec_t weir_answer_own(weir_exchange_t *exchange, const weir_verdict_t *ver
         add_text(req, WEIR_STR("Allow"), allow);
     if (verdict->reason == WEIR_REASON_API_KEY_UNKNOWN || verdict->reason == WEIR_REASON_TENANT_MISSING)
         add_text(req, WEIR_STR("WWW-Authenticate"), "Bearer");
-    h2o_iovec_t body = by_limit && route->on_limit.body != NULL ? configured_body(req, route->on_limit.body)
-                                                                : problem_body(exchange, verdict);
+    h2o_iovec_t body =
+        configured.body != NULL ? configured_body(req, configured.body) : problem_body(exchange, verdict);
     req->res.content_length = body.len;
     return body;
+}
+
+h2o_iovec_t weir_answer_last_words(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+{
+    bool has_length = exchange->req->res.content_length != SIZE_MAX;
+    if (exchange->stream == NULL || has_length)
+        return h2o_iovec_init(NULL, 0);
+    weir_problem_t problem = {.reason = reason,
+                              .status = weir_reason_status(reason),
+                              .detail = detail,
+                              .request_id = exchange->request.correlation_id};
+    return weir_dialect_stream_error(exchange->stream, &exchange->req->pool, problem);
 }

@@ -5,7 +5,8 @@
 
 static int64_t left_ns(const weir_exchange_t *exchange)
 {
-    return weir_exchange_total_ns(exchange) - exchange->wait.total_ns;
+    int64_t total_ns = weir_exchange_total_ns(exchange);
+    return total_ns != INT64_MAX ? total_ns - exchange->wait.total_ns : INT64_MAX;
 }
 
 static void begin(weir_exchange_t *exchange, weir_waits_t state, int64_t wait_ns, h2o_timeout_cb on_late)
@@ -13,7 +14,10 @@ static void begin(weir_exchange_t *exchange, weir_waits_t state, int64_t wait_ns
     exchange->wait.state = state;
     exchange->wait.began_ns = weir_clock_turn_ns;
     exchange->wait.timer.cb = on_late;
-    weir_timer_start(exchange->worker, &exchange->wait.timer, wait_ns < left_ns(exchange) ? wait_ns : left_ns(exchange));
+    if (wait_ns > left_ns(exchange))
+        wait_ns = left_ns(exchange);
+    if (wait_ns != INT64_MAX)
+        weir_timer_start(exchange->worker, &exchange->wait.timer, wait_ns);
 }
 
 static void end(weir_exchange_t *exchange)
@@ -41,7 +45,7 @@ void weir_exchange_wake(void *argument)
 static void answer_body(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
 {
     end(exchange);
-    weir_exchange_answer_reason(exchange, reason, detail);
+    weir_exchange_body_failed(exchange, reason, detail);
 }
 
 static void take_body(weir_exchange_t *exchange)
@@ -62,8 +66,7 @@ static void take_body(weir_exchange_t *exchange)
         memcpy(model, picked->model, picked->model_len);
         exchange->model = (weir_str_t){model, picked->model_len};
     }
-    weir_verdict_t verdict = weir_chain_wake(exchange->snapshot->chain, &exchange->run, request);
-    weir_exchange_go_on(exchange, &verdict);
+    weir_exchange_body_read(exchange);
 }
 
 static void on_body_progress(weir_body_t *body)

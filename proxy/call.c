@@ -1,673 +1,470 @@
 #include "call.h"
 
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include "../conf/reasons.h"
-#include "number.h"
-#include "resolver.h"
-#include "sock_io.h"
+#include "../filters/core/retry_after.h"
+#include "../filters/retry.h"
+#include "health.h"
+#include "hop.h"
 #include "upstream.h"
 
-/* A call's phases go one way, but that a kept-alive connection which turns out to be dead sends it back once:
- *
- *   PERMIT -> RESOLVE -> CONNECT -> HEAD -> BODY -> (ended)
- *      \------ a parked connection -----^
- *
- * The request is sent during HEAD, and goes on during BODY if the answer began before its end. One timer a phase, and
- * one for all of it. */
-typedef enum { PHASE_PERMIT, PHASE_RESOLVE, PHASE_CONNECT, PHASE_HEAD, PHASE_BODY } phase_t;
+/* A wait beyond this is the caller's own business (answer.c tells him the same: x-should-retry). */
+static const int64_t WORTH_WAITING_NS = 60 * INT64_C(1000000000);
 
-enum {
-    ANSWER_HEAD_BYTES_MAX = 64 * 1024,
-    INTERIM_HEADS_MAX = 32,
-    WRITE_BYTES_MAX = 256 * 1024,
-    RUNS_MAX = 2 * WEIR_SPLICES_MAX + 1, /* of a body with splices */
-    PARKED_LONG_NS = 100 * 1000 * 1000, /* beyond this a parked connection is looked at before a request that cannot be repeated */
-};
+static const int64_t PROVEN_NS = 1000000000;
 
 struct weir_call {
+    weir_sink_t sink; /* first: the attempt's news */
     weir_call_request_t request;
-    const weir_conf_upstream_t *conf;
-    weir_upstream_t *upstream;
-    weir_upconn_t *conn;
-    phase_t phase;
-    h2o_timeout_entry_t phase_timer, total_timer;
-    /* PERMIT, RESOLVE, CONNECT */
-    weir_permit_wait_t *wait;
-    bool has_permit; /* that is not a connection's yet */
-    weir_resolve_t *resolve;
-    weir_addresses_t *addresses;
-    size_t address;
-    h2o_socket_t *connecting;
-    /* sending */
-    char *pending;
-    uint64_t sent;
-    bool head_sent, all_sent, any_sent, writing, send_failed, chunked, fresh_only;
-    /* reading */
-    weir_h1_chunks_t chunks;
-    uint64_t left;
-    size_t seen;
-    int interim_heads;
-    weir_h1_framing_t framing;
-    int status;
-    bool keep_alive, paused, any_byte;
-    int64_t keep_alive_timeout_ns;
-    weir_call_stats_t stats;
+    weir_attempt_t *attempt;   /* NULL: none runs now */
+    size_t target;             /* 0: the first, then the fallbacks */
+    int tries;                 /* at this target */
+    size_t fallen;             /* the target up to which fallbacks are counted */
+    bool is_taken;             /* the caller has the answer's head */
+    bool is_held;              /* the caller does not take more of it now */
+    weir_health_pass_t pass;   /* of the attempt, until it is reported */
+    weir_reason_t denied;      /* why the first upstream that was not asked, since the last that was, was not */
+    size_t denied_upstream;    /* that one */
+    weir_next_t next;          /* what follows the attempt that ends */
+    weir_retry_outcome_t lost; /* why there is another one */
+    int64_t delay_ns;          /* before that */
+    h2o_timeout_entry_t total_timer;
+    h2o_timeout_entry_t delay_timer; /* before the next attempt; or of a probe whose answer is taken */
+    weir_call_stats_t stats; /* of all attempts that ended */
+    int64_t began_ns;
 };
 
-static void connect_next(weir_call_t *call);
-static void on_readable(h2o_socket_t *sock, const char *err);
-static void send_more(weir_call_t *call);
-static void seek_connection(weir_call_t *call);
+/* --- the target --- */
+
+static const weir_call_target_t *target_at(const weir_call_t *call, size_t target)
+{
+    return target == 0 ? &call->request.first : &call->request.fallbacks[target - 1];
+}
+
+static const weir_call_target_t *target_of(const weir_call_t *call)
+{
+    return target_at(call, call->target);
+}
+
+static const weir_conf_upstream_t *conf_at(const weir_call_t *call, size_t target)
+{
+    return &call->request.snapshot->conf->upstreams.entries[target_at(call, target)->upstream];
+}
+
+static const weir_conf_upstream_t *conf_of(const weir_call_t *call)
+{
+    return conf_at(call, call->target);
+}
+
+static weir_health_t *health_at(const weir_call_t *call, size_t target)
+{
+    return weir_upstream_health(call->request.snapshot->upstreams[target_at(call, target)->upstream]);
+}
+
+static weir_health_t *health_of(const weir_call_t *call)
+{
+    return health_at(call, call->target);
+}
+
+static weir_health_asker_t asker_at(const weir_call_t *call, size_t target)
+{
+    const weir_call_target_t *asked = target_at(call, target);
+    return (weir_health_asker_t){.model = asked->name, .credential = asked->credential};
+}
+
+/* How long until that target would be asked, as far as anyone knows; 0: now. */
+static int64_t wait_of(const weir_call_t *call, size_t target)
+{
+    weir_health_asker_t asker = asker_at(call, target);
+    return weir_health_wait_ns(health_at(call, target), conf_at(call, target), &asker);
+}
+
+static bool has_fallback(const weir_call_t *call)
+{
+    return call->target < call->request.fallback_count;
+}
+
+/* --- what is counted --- */
+
+static const char *word_of(weir_retry_outcome_t outcome, char text[12])
+{
+    if (outcome.reason != WEIR_REASON_NONE)
+        return weir_reason_word(outcome.reason);
+    snprintf(text, 12, "%d", outcome.status);
+    return text;
+}
+
+static void count_retry(const weir_call_t *call)
+{
+    weir_worker_t *worker = call->request.worker;
+    weir_metrics_t *metrics = worker->server->metrics;
+    char status[12];
+    const char *labels[] = {conf_of(call)->name, weir_metrics_tenant_name(metrics, call->request.tenant),
+                            word_of(call->lost, status)};
+    weir_metrics_add(worker->metrics, weir_metrics_series(metrics, NULL, WEIR_METRIC_RETRIES, labels), 1);
+}
+
+/* Each one it fell through, once there is one that is asked. */
+static void count_fallbacks(weir_call_t *call)
+{
+    weir_worker_t *worker = call->request.worker;
+    weir_metrics_t *metrics = worker->server->metrics;
+    for (; call->fallen != call->target; ++call->fallen) {
+        const char *labels[] = {conf_at(call, call->fallen)->name, conf_at(call, call->fallen + 1)->name};
+        weir_metrics_add(worker->metrics, weir_metrics_series(metrics, NULL, WEIR_METRIC_FALLBACKS, labels), 1);
+    }
+}
+
+static void count_try(weir_call_t *call)
+{
+    count_fallbacks(call);
+    if (call->tries == 0)
+        weir_health_on_request(health_of(call), conf_of(call));
+    else
+        count_retry(call);
+}
+
+/* Of what the attempts came to, the times are the last one's, but for the first's beginning. */
+static void add_stats(weir_call_stats_t *stats, const weir_call_stats_t *attempt)
+{
+    int attempts = stats->attempts + attempt->attempts;
+    int64_t began_ns = stats->attempts != 0 ? stats->began_ns : attempt->began_ns;
+    weir_call_stats_t before = *stats;
+    *stats = *attempt;
+    stats->attempts = attempts;
+    stats->began_ns = began_ns;
+    stats->earlier_ns = attempt->began_ns - began_ns;
+    stats->budget_spent = before.budget_spent;
+    stats->upstream = before.upstream;
+    stats->is_injected = before.is_injected;
+}
 
 /* --- the end --- */
 
-static void leave_connection(weir_call_t *call)
+static void free_target(weir_call_target_t *target)
 {
-    if (call->wait != NULL)
-        weir_upstream_stop_waiting(call->wait);
-    if (call->resolve != NULL)
-        weir_resolve_cancel(call->resolve);
-    if (call->connecting != NULL)
-        h2o_socket_close(call->connecting);
-    if (call->has_permit)
-        weir_upstream_give_permit_back(call->upstream, call->request.worker);
-    if (call->conn != NULL)
-        weir_upconn_close(call->conn);
-    call->has_permit = false;
-    call->wait = NULL;
-    call->resolve = NULL;
-    call->connecting = NULL;
-    call->conn = NULL;
-    free(call->pending);
-    call->pending = NULL;
-    call->writing = false;
+    free(target->head.base);
+    free(target->model.base);
 }
 
 static void destroy(weir_call_t *call)
 {
-    weir_timer_stop(&call->phase_timer);
-    weir_timer_stop(&call->total_timer);
-    leave_connection(call);
-    free(call->addresses);
-    free(call->request.head.base);
-    weir_body_release(call->request.body);
-    weir_worker_let_go(call->request.worker, call->request.snapshot);
-    h2o_mem_free_recycle(&call->request.worker->recycle.call, call);
-}
-
-static void account(weir_call_t *call, weir_reason_t reason)
-{
     weir_worker_t *worker = call->request.worker;
-    weir_call_stats_t *stats = &call->stats;
-    weir_upstream_count(call->upstream, worker, call->status, reason);
-    weir_upstream_observe(call->upstream, worker, stats->first_byte_ns != 0 ? stats->first_byte_ns - stats->began_ns : -1,
-                          weir_clock_turn_ns - stats->began_ns);
+    weir_timer_stop(&call->total_timer);
+    weir_timer_stop(&call->delay_timer);
+    free_target(&call->request.first);
+    for (size_t i = 0; i < call->request.fallback_count; ++i)
+        free_target(&call->request.fallbacks[i]);
+    free(call->request.fallbacks);
+    weir_body_release(call->request.body);
+    weir_worker_let_go(worker, call->request.snapshot);
+    h2o_mem_free_recycle(&worker->recycle.call, call);
 }
 
-static void fail(weir_call_t *call, weir_reason_t reason, const char *detail)
+static void report(weir_call_t *call, weir_breaker_outcome_t outcome)
+{
+    int64_t first_byte_ns = 0;
+    if (call->attempt != NULL) {
+        const weir_call_stats_t *stats = weir_attempt_stats(call->attempt);
+        first_byte_ns = stats->first_byte_ns != 0 ? stats->first_byte_ns - stats->began_ns : 0;
+    }
+    weir_health_report(health_of(call), call->request.worker, conf_of(call), &call->pass, outcome, first_byte_ns);
+    call->pass.number = 0;
+}
+
+/* A time that ran out while the caller was waited for: for more of his request, or until he took what there was of the
+ * answer. */
+static bool is_callers_delay(const weir_call_t *call, weir_reason_t reason)
+{
+    bool is_late = reason == WEIR_REASON_TIMEOUT_TOTAL || reason == WEIR_REASON_TIMEOUT_FIRST_BYTE ||
+                   reason == WEIR_REASON_TIMEOUT_IDLE;
+    return is_late && (call->is_held || (call->attempt != NULL && weir_attempt_awaits_caller(call->attempt)));
+}
+
+static void report_outcome(weir_call_t *call, weir_retry_outcome_t outcome)
+{
+    bool is_whole = outcome.reason == WEIR_REASON_NONE;
+    report(call, is_callers_delay(call, outcome.reason)          ? WEIR_BREAKER_CANCELLED
+                 : weir_retry_is_failure(conf_of(call), outcome) ? WEIR_BREAKER_FAILURE
+                 : is_whole                                      ? WEIR_BREAKER_SUCCESS
+                                                                 : WEIR_BREAKER_CANCELLED);
+}
+
+static void take_stats(weir_call_t *call)
+{
+    add_stats(&call->stats, weir_attempt_stats(call->attempt));
+    call->attempt = NULL;
+}
+
+/* The caller gets what this target answers. */
+static void note_target(weir_call_t *call)
+{
+    call->stats.upstream = target_of(call)->upstream;
+    call->stats.is_injected = target_of(call)->is_injected;
+}
+
+static void end(weir_call_t *call, const weir_call_news_t *news)
 {
     weir_sink_t *sink = call->request.sink;
-    weir_call_news_t news = {.ended = true, .reason = reason, .detail = detail};
-    leave_connection(call);
-    account(call, reason);
-    sink->news(sink, &news);
+    sink->news(sink, news);
     destroy(call);
-}
-
-void weir_call_cancel(weir_call_t *call, weir_reason_t reason)
-{
-    account(call, reason);
-    destroy(call);
-}
-
-/* Whether the whole answer leaves a connection that the next call can use. */
-static bool can_be_parked(const weir_call_t *call)
-{
-    return call->keep_alive && call->all_sent && !call->writing && call->conn->sock->input->size == 0;
-}
-
-static void end_whole(weir_call_t *call)
-{
-    weir_timer_stop(&call->phase_timer);
-    account(call, WEIR_REASON_NONE);
-    if (can_be_parked(call)) {
-        weir_upconn_t *conn = call->conn;
-        call->conn = NULL;
-        weir_upconn_park(conn, call->keep_alive_timeout_ns);
-    }
-    destroy(call);
-}
-
-/* --- time --- */
-
-static void on_phase_late(h2o_timeout_entry_t *entry)
-{
-    weir_call_t *call = H2O_STRUCT_FROM_MEMBER(weir_call_t, phase_timer, entry);
-    switch (call->phase) {
-    case PHASE_PERMIT:
-        fail(call, WEIR_REASON_OVERLOADED, "all connections to the upstream are in use");
-        return;
-    case PHASE_RESOLVE:
-        fail(call, WEIR_REASON_TIMEOUT_CONNECT, "the upstream's name was not resolved in time");
-        return;
-    case PHASE_CONNECT:
-        h2o_socket_close(call->connecting);
-        call->connecting = NULL;
-        if (++call->address < call->addresses->size)
-            connect_next(call);
-        else
-            fail(call, WEIR_REASON_TIMEOUT_CONNECT, NULL);
-        return;
-    case PHASE_HEAD:
-        fail(call, WEIR_REASON_TIMEOUT_FIRST_BYTE, NULL);
-        return;
-    case PHASE_BODY:
-        fail(call, WEIR_REASON_TIMEOUT_IDLE, NULL);
-        return;
-    }
 }
 
 static void on_total_late(h2o_timeout_entry_t *entry)
 {
-    fail(H2O_STRUCT_FROM_MEMBER(weir_call_t, total_timer, entry), WEIR_REASON_TIMEOUT_TOTAL, NULL);
+    weir_call_t *call = H2O_STRUCT_FROM_MEMBER(weir_call_t, total_timer, entry);
+    weir_attempt_t *attempt = call->attempt;
+    report_outcome(call, (weir_retry_outcome_t){.reason = WEIR_REASON_TIMEOUT_TOTAL});
+    if (attempt != NULL) {
+        take_stats(call);
+        weir_attempt_cancel(attempt, WEIR_REASON_TIMEOUT_TOTAL);
+    }
+    end(call, &(weir_call_news_t){.ended = true, .reason = WEIR_REASON_TIMEOUT_TOTAL});
 }
 
-static void start_phase(weir_call_t *call, phase_t phase, int64_t timeout_ns)
+/* --- attempts --- */
+
+static void try_target(weir_call_t *call)
 {
-    call->phase = phase;
-    weir_timer_start(call->request.worker, &call->phase_timer, timeout_ns);
+    const weir_call_request_t *request = &call->request;
+    const weir_call_target_t *target = target_of(call);
+    weir_attempt_request_t attempt = {.worker = request->worker,
+                                      .snapshot = request->snapshot,
+                                      .upstream = target->upstream,
+                                      .head = {target->head.base, target->head.len},
+                                      .is_head = request->is_head,
+                                      .is_idempotent = request->is_idempotent,
+                                      .expects_body = request->expects_body,
+                                      .wants_tunnel = request->wants_tunnel,
+                                      .repeats = call->tries,
+                                      .body = request->body,
+                                      .splices = target->splices,
+                                      .sink = &call->sink};
+    count_try(call);
+    ++call->tries;
+    call->denied = WEIR_REASON_NONE;
+    note_target(call);
+    call->attempt = weir_attempt_create(&attempt);
+    weir_attempt_begin(call->attempt);
 }
 
-/* --- a connection --- */
-
-static void use_connection(weir_call_t *call, weir_upconn_t *conn)
+static void next_target(weir_call_t *call)
 {
-    free(call->addresses);
-    call->addresses = NULL;
-    call->conn = conn;
-    conn->call = call;
-    call->stats.connected_ns = weir_clock_turn_ns;
-    start_phase(call, PHASE_HEAD, call->conf->timeouts.first_byte_ns);
-    h2o_socket_read_start(conn->sock, on_readable);
-    send_more(call);
+    ++call->target;
+    call->tries = 0;
 }
 
-static void on_connected(h2o_socket_t *sock, const char *err)
+static void note_denial(weir_call_t *call)
 {
-    weir_call_t *call = sock->data;
-    int error = 0;
-    socklen_t len = sizeof(error);
-    if (getsockopt(h2o_socket_get_fd(sock), SOL_SOCKET, SO_ERROR, &error, &len) != 0)
-        error = errno;
-    if (error != 0) {
-        h2o_socket_close(sock);
-        call->connecting = NULL;
-        ++call->address;
-        connect_next(call);
+    if (call->denied != WEIR_REASON_NONE)
+        return;
+    call->denied = call->pass.reason;
+    call->denied_upstream = target_of(call)->upstream;
+}
+
+/* Asks this upstream and the ones behind it, until one may be tried. */
+static bool find_target(weir_call_t *call)
+{
+    for (;;) {
+        weir_health_asker_t asker = asker_at(call, call->target);
+        call->pass = weir_health_ask(health_of(call), call->request.worker, conf_of(call), &asker);
+        if (call->pass.reason == WEIR_REASON_NONE)
+            return true;
+        note_denial(call);
+        if (!has_fallback(call))
+            return false;
+        next_target(call);
+    }
+}
+
+/* Until one of all its targets may be asked. */
+static int64_t soonest_ns(const weir_call_t *call)
+{
+    int64_t soonest_ns = call->pass.retry_after_ns;
+    for (size_t target = 0; target < call->request.fallback_count; ++target) {
+        int64_t wait_ns = wait_of(call, target);
+        soonest_ns = wait_ns < soonest_ns ? wait_ns : soonest_ns;
+    }
+    return soonest_ns;
+}
+
+static void begin_target(weir_call_t *call)
+{
+    if (find_target(call)) {
+        try_target(call);
         return;
     }
-    call->connecting = NULL;
-    call->has_permit = false;
-    use_connection(call, weir_upconn_create(call->upstream, call->request.worker, sock));
+    call->stats.upstream = call->denied_upstream;
+    weir_call_news_t news = {.ended = true, .reason = call->denied, .retry_after_ns = soonest_ns(call)};
+    end(call, &news);
 }
 
-static int open_socket(const struct sockaddr *address, socklen_t len)
+static void on_delay_over(h2o_timeout_entry_t *entry)
 {
-    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd == -1)
-        return -1;
-    int on = 1;
-    if (address->sa_family != AF_UNIX)
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    if (connect(fd, address, len) == 0 || errno == EINPROGRESS)
-        return fd;
-    close(fd);
-    return -1;
+    begin_target(H2O_STRUCT_FROM_MEMBER(weir_call_t, delay_timer, entry));
 }
 
-static socklen_t length_of(const struct sockaddr_storage *address)
+/* --- what follows an attempt --- */
+
+static int64_t left_ns(const weir_call_t *call)
 {
-    switch (address->ss_family) {
-    case AF_INET:
-        return sizeof(struct sockaddr_in);
-    case AF_INET6:
-        return sizeof(struct sockaddr_in6);
-    default:
-        return sizeof(struct sockaddr_un);
-    }
+    return call->request.total_ns - (weir_clock_turn_ns - call->began_ns);
 }
 
-/* The next address that takes a connection attempt; all of them failed at the end. */
-static void connect_next(weir_call_t *call)
+static weir_str_t retry_after_of(const weir_call_head_t *head)
 {
-    for (; call->address < call->addresses->size; ++call->address) {
-        const struct sockaddr_storage *address = &call->addresses->entries[call->address];
-        int fd = open_socket((const struct sockaddr *)address, length_of(address));
-        if (fd == -1)
-            continue;
-        call->connecting = h2o_evloop_socket_create(call->request.worker->ctx.loop, fd, 0);
-        call->connecting->data = call;
-        start_phase(call, PHASE_CONNECT, call->conf->timeouts.connect_ns);
-        h2o_socket_notify_write(call->connecting, on_connected);
-        return;
-    }
-    fail(call, WEIR_REASON_CONNECT_FAILED, NULL);
+    for (size_t i = 0; head != NULL && i < head->field_count; ++i)
+        if (weir_str_is(head->fields[i].name, WEIR_STR("retry-after")))
+            return head->fields[i].value;
+    return (weir_str_t){NULL, 0};
 }
 
-static void on_resolved(void *argument, const weir_addresses_t *addresses)
+static bool is_pause(const weir_conf_upstream_t *conf, int status)
 {
-    weir_call_t *call = argument;
-    call->resolve = NULL;
-    if (addresses->size == 0) {
-        fail(call, WEIR_REASON_DNS_FAILED, addresses->error);
-        return;
-    }
-    *call->addresses = *addresses;
-    connect_next(call);
+    return conf->breaker.enabled && conf->breaker.throttle.enabled && (status == 429 || status == 529);
 }
 
-static void resolve(weir_call_t *call)
+static int64_t asked_wait_ns(const weir_call_head_t *head, int64_t max_ns)
 {
-    const weir_conf_upstream_t *conf = call->conf;
-    call->has_permit = true;
-    if (call->addresses == NULL)
-        call->addresses = h2o_mem_alloc(sizeof(*call->addresses));
-    call->address = 0;
-    start_phase(call, PHASE_RESOLVE, conf->timeouts.connect_ns);
-    if (conf->url.kind == WEIR_UPSTREAM_UNIX) {
-        struct sockaddr_un *sun = (struct sockaddr_un *)&call->addresses->entries[0];
-        *sun = (struct sockaddr_un){.sun_family = AF_UNIX};
-        strncpy(sun->sun_path, conf->url.path, sizeof(sun->sun_path) - 1);
-        call->addresses->size = 1;
-        connect_next(call);
-        return;
-    }
-    call->resolve = weir_resolver_ask(call->request.worker->server->resolver, call->request.worker, conf->url.host,
-                                      conf->url.port, conf->dns.refresh_ns, call->addresses, on_resolved, call);
-    if (call->resolve == NULL)
-        on_resolved(call, call->addresses);
+    weir_str_t text = retry_after_of(head);
+    return weir_retry_after_ns(text.base, text.len, weir_clock_wall_ms() * 1000000, max_ns);
 }
 
-static void on_permit(void *argument, weir_upconn_t *conn)
+/* Whether one of the fallbacks may be tried now. */
+static bool plan_fallback(const weir_call_t *call)
 {
-    weir_call_t *call = argument;
-    call->wait = NULL;
-    if (conn != NULL)
-        use_connection(call, conn);
-    else
-        resolve(call);
+    for (size_t target = call->target + 1; target <= call->request.fallback_count; ++target)
+        if (wait_of(call, target) == 0)
+            return true;
+    return false;
 }
 
-static weir_upconn_t *take_parked(weir_call_t *call)
+static int64_t later(int64_t a_ns, int64_t b_ns)
 {
-    weir_upconn_t *conn;
-    while ((conn = weir_upstream_take_parked(call->upstream, call->request.worker)) != NULL) {
-        bool doubtful = !call->request.is_idempotent && weir_clock_turn_ns - conn->parked_ns > PARKED_LONG_NS;
-        if (!doubtful || weir_upconn_is_open(conn))
-            return conn;
-        weir_upconn_close(conn);
-    }
-    return NULL;
+    return a_ns > b_ns ? a_ns : b_ns;
 }
 
-static void seek_connection(weir_call_t *call)
+/* A pause is waited for, whoever's 429 began it; an open breaker is not. */
+static int64_t retry_delay_ns(weir_call_t *call, const weir_call_head_t *head, weir_health_pass_t now)
 {
-    ++call->stats.attempts;
-    call->stats.connecting_ns = weir_clock_turn_ns;
-    weir_upconn_t *conn = call->fresh_only ? NULL : take_parked(call);
-    if (conn != NULL) {
-        use_connection(call, conn);
-        return;
-    }
-    start_phase(call, PHASE_PERMIT, call->conf->timeouts.connect_ns);
-    if (weir_upstream_ask_permit(call->upstream, call->request.worker, &call->wait, on_permit, call))
-        resolve(call);
+    int64_t delay_ns = weir_retry_backoff_ns(conf_of(call), call->tries, weir_worker_random(call->request.worker));
+    if (retry_after_of(head).base != NULL)
+        delay_ns = later(delay_ns, asked_wait_ns(head, INT64_MAX / 4));
+    return now.reason == WEIR_REASON_THROTTLED ? later(delay_ns, now.retry_after_ns) : delay_ns;
 }
 
-/* --- sending --- */
-
-static void on_written(h2o_socket_t *sock, const char *err)
+/* Whether this upstream is tried once more, and when. Who is asked to wait long need not, where there is another. */
+static bool plan_retry(weir_call_t *call, const weir_call_head_t *head)
 {
-    weir_upconn_t *conn = sock->data;
-    weir_call_t *call = conn->call;
-    free(call->pending);
-    call->pending = NULL;
-    call->writing = false;
-    if (err != NULL)
-        call->send_failed = true; /* what the upstream still said is read first */
-    else
-        send_more(call);
-}
-
-typedef struct {
-    h2o_iovec_t bufs[4 + RUNS_MAX];
-    size_t count;
-    char framing[64];
-} piece_t;
-
-static void add(piece_t *piece, const char *base, size_t len)
-{
-    piece->bufs[piece->count++] = h2o_iovec_init(base, len);
-}
-
-/* The field that frames the body, and the end of the head. */
-static void add_head(weir_call_t *call, piece_t *piece)
-{
-    static const char chunked[] = "Transfer-Encoding: chunked\r\n", length[] = "Content-Length: ";
-    const weir_body_t *body = call->request.body;
-    const weir_splices_t *splices = &call->request.splices;
-    uint64_t bytes = splices->count != 0 || body->declared == UINT64_MAX ? weir_body_size_out(body, splices) : body->declared;
-    char *at = piece->framing;
-    if (call->chunked) {
-        at = mempcpy(at, chunked, sizeof(chunked) - 1);
-    } else if (bytes != 0 || call->request.expects_body) {
-        at = mempcpy(at, length, sizeof(length) - 1);
-        at += weir_number_decimal(at, bytes);
-        at = mempcpy(at, "\r\n", 2);
-    }
-    at = mempcpy(at, "\r\n", 2);
-    add(piece, call->request.head.base, call->request.head.len);
-    add(piece, piece->framing, (size_t)(at - piece->framing));
-}
-
-static void add_chunk_head(piece_t *piece, char *chunk_head, uint64_t bytes)
-{
-    size_t len = weir_number_hex(chunk_head, bytes);
-    memcpy(chunk_head + len, "\r\n", 2);
-    add(piece, chunk_head, len + 2);
-}
-
-static void add_body(weir_call_t *call, piece_t *piece, uint64_t bytes)
-{
-    while (bytes != 0) {
-        weir_str_t run = weir_body_run_out(call->request.body, &call->request.splices, call->sent);
-        if (run.len > bytes)
-            run.len = bytes;
-        add(piece, run.base, run.len);
-        call->sent += run.len;
-        bytes -= run.len;
-    }
-}
-
-/* The next bytes to be written; none: nothing is there now. */
-static void next_piece(weir_call_t *call, piece_t *piece, char *chunk_head)
-{
-    const weir_body_t *body = call->request.body;
-    uint64_t size = weir_body_size_out(body, &call->request.splices), bytes = size - call->sent;
-    if (bytes > WRITE_BYTES_MAX)
-        bytes = WRITE_BYTES_MAX;
-    if (!call->head_sent) {
-        call->chunked = body->declared == UINT64_MAX && !body->complete;
-        add_head(call, piece);
-        call->head_sent = true;
-    }
-    if (bytes != 0) {
-        if (call->chunked)
-            add_chunk_head(piece, chunk_head, bytes);
-        add_body(call, piece, bytes);
-        if (call->chunked)
-            add(piece, "\r\n", 2);
-    }
-    if (body->complete && call->sent == size && !call->all_sent) {
-        call->all_sent = true;
-        if (call->chunked)
-            add(piece, "0\r\n\r\n", 5);
-    }
-}
-
-static void note_sent(weir_call_t *call)
-{
-    weir_body_t *body = call->request.body;
-    call->any_sent = true;
-    if (call->all_sent && call->stats.sent_ns == 0)
-        call->stats.sent_ns = weir_clock_now_ns();
-    if (!body->whole && body->read != call->sent) {
-        weir_body_note_read(body, call->sent);
-        if (body->resume != NULL && !body->complete)
-            body->resume(body);
-    }
-    /* While the request goes out, its progress is what the first byte is waited for from. */
-    if (call->phase == PHASE_HEAD)
-        weir_timer_start(call->request.worker, &call->phase_timer, call->conf->timeouts.first_byte_ns);
-}
-
-static void send_more(weir_call_t *call)
-{
-    while (!call->writing && !call->send_failed && !call->all_sent) {
-        piece_t piece = {.count = 0};
-        char chunk_head[24];
-        next_piece(call, &piece, chunk_head);
-        if (piece.count == 0)
-            break;
-        switch (weir_sock_write(call->conn->sock, piece.bufs, piece.count, &call->pending, on_written)) {
-        case WEIR_WRITE_DONE:
-            break;
-        case WEIR_WRITE_PENDING:
-            call->writing = true;
-            break;
-        case WEIR_WRITE_FAILED:
-            call->send_failed = true; /* the loop tells of the connection's end, or of an answer that came before it */
-            return;
-        }
-        note_sent(call);
-    }
-    /* A body that waits for its 100 Continue is asked for once there is somewhere to send it. */
-    weir_body_t *body = call->request.body;
-    if (!body->complete && body->resume != NULL)
-        body->resume(body);
-}
-
-void weir_call_body_progress(weir_call_t *call)
-{
-    if (call->conn != NULL && !call->request.body->let_go)
-        send_more(call);
-}
-
-/* --- reading --- */
-
-/* A kept-alive connection that ended without a byte of an answer: the upstream closed it before it saw the request, as
- * far as anyone can tell (RFC 9112 9.3.1 allows to repeat what is idempotent). */
-static bool try_again(weir_call_t *call)
-{
-    const weir_body_t *body = call->request.body;
-    if (call->any_byte || call->conn->served == 0 || body->let_go || body->offset != 0)
+    const weir_conf_upstream_t *conf = conf_of(call);
+    weir_health_asker_t asker = asker_at(call, call->target);
+    weir_health_pass_t now = weir_health_look(health_of(call), conf, &asker);
+    int64_t delay_ns = retry_delay_ns(call, head, now);
+    if (delay_ns > WORTH_WAITING_NS || delay_ns >= left_ns(call) || now.retry_after_ns > delay_ns)
         return false;
-    if (!call->request.is_idempotent && call->any_sent)
+    if ((now.reason != WEIR_REASON_NONE || delay_ns > conf->retry.backoff.max_ns) && plan_fallback(call))
         return false;
-    leave_connection(call);
-    call->sent = 0;
-    call->head_sent = call->all_sent = call->send_failed = call->any_sent = false;
-    call->fresh_only = true;
-    call->stats.sent_ns = 0;
-    seek_connection(call);
+    if (!weir_health_take_retry(health_of(call), conf)) {
+        call->stats.budget_spent = true;
+        return false;
+    }
+    call->delay_ns = delay_ns;
     return true;
 }
 
-static void on_end_of_input(weir_call_t *call, bool clean)
+static weir_next_t plan_next(weir_call_t *call, weir_retry_outcome_t outcome, const weir_call_head_t *head)
 {
-    if (call->phase == PHASE_HEAD) {
-        if (!try_again(call))
-            fail(call, WEIR_REASON_RESET, NULL);
+    const weir_body_t *body = call->request.body;
+    const char *method = call->request.wants_tunnel ? "" : call->request.method; /* no method that may be sent again */
+    weir_retry_case_t retry = {.upstream = conf_of(call),
+                               .method = {method, strlen(method)},
+                               .tries = call->tries,
+                               .can_repeat = body->offset == 0 && !body->let_go && body->failed == WEIR_REASON_NONE,
+                               .has_fallback = has_fallback(call)};
+    weir_next_t next = weir_retry_next(&retry, outcome);
+    call->delay_ns = 0;
+    if (next == WEIR_NEXT_RETRY && plan_retry(call, head))
+        return WEIR_NEXT_RETRY;
+    retry.tries = INT32_MAX;
+    next = weir_retry_next(&retry, outcome);
+    return next == WEIR_NEXT_FALLBACK && plan_fallback(call) ? WEIR_NEXT_FALLBACK : WEIR_NEXT_PASS;
+}
+
+static void go_on(weir_call_t *call)
+{
+    call->stats.budget_spent = false;
+    if (call->next == WEIR_NEXT_FALLBACK) {
+        next_target(call);
+        begin_target(call);
         return;
     }
-    if (call->framing != WEIR_H1_BODY_CLOSE || !clean) {
-        fail(call, WEIR_REASON_TRUNCATED, NULL);
+    call->delay_timer.cb = on_delay_over;
+    weir_timer_start(call->request.worker, &call->delay_timer, call->delay_ns);
+}
+
+static weir_next_t decide(weir_call_t *call, weir_retry_outcome_t outcome, const weir_call_head_t *head)
+{
+    call->next = plan_next(call, outcome, head);
+    call->lost = outcome;
+    return call->next;
+}
+
+/* A probe's answer that goes on for so long does well: who waits for its end would keep everybody else out. */
+static void on_proven(h2o_timeout_entry_t *entry)
+{
+    report(H2O_STRUCT_FROM_MEMBER(weir_call_t, delay_timer, entry), WEIR_BREAKER_SUCCESS);
+}
+
+static void watch_probe(weir_call_t *call)
+{
+    call->delay_timer.cb = on_proven;
+    weir_timer_start(call->request.worker, &call->delay_timer, PROVEN_NS);
+}
+
+/* A failure and a pause are told as soon as they are known; the rest when it is whole. */
+static bool on_takes(weir_sink_t *sink, const weir_call_head_t *head)
+{
+    weir_call_t *call = (weir_call_t *)sink;
+    const weir_conf_upstream_t *conf = conf_of(call);
+    weir_retry_outcome_t outcome = {.status = head->status};
+    if (is_pause(conf, head->status)) {
+        weir_health_asker_t asker = asker_at(call, call->target);
+        weir_health_pause(health_of(call), call->request.worker, &asker, asked_wait_ns(head, conf->breaker.throttle.max_ns));
+        report(call, WEIR_BREAKER_CANCELLED);
+    } else if (head->status == 101 || weir_retry_is_failure(conf, outcome)) {
+        report_outcome(call, outcome);
+    }
+    if (head->status == 101)
+        weir_timer_stop(&call->total_timer);
+    call->is_taken = decide(call, outcome, head) == WEIR_NEXT_PASS;
+    if (!call->is_taken)
+        report_outcome(call, outcome);
+    else if (call->pass.number != 0 && call->pass.is_probe)
+        watch_probe(call);
+    return call->is_taken;
+}
+
+static const char *on_lacks(weir_sink_t *sink, const weir_call_news_t *last)
+{
+    weir_sink_t *exchange = ((weir_call_t *)sink)->request.sink;
+    return exchange->lacks != NULL ? exchange->lacks(exchange, last) : NULL;
+}
+
+static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
+{
+    weir_call_t *call = (weir_call_t *)sink;
+    if (!news->ended) {
+        call->request.sink->news(call->request.sink, news);
         return;
     }
-    weir_sink_t *sink = call->request.sink;
-    weir_call_news_t news = {.ended = true};
-    call->keep_alive = false;
-    sink->news(sink, &news);
-    end_whole(call);
-}
-
-typedef enum { MORE_TO_COME, WHOLE, INVALID } progress_t;
-
-/* Takes the chunks' data together at the front of the bytes. */
-static progress_t read_chunks(weir_call_t *call, char *bytes, size_t len, size_t *data_len, size_t *used)
-{
-    *used = *data_len = 0;
-    while (*used < len) {
-        weir_str_t data;
-        size_t step;
-        weir_h1_result_t result = weir_h1_chunks_read(&call->chunks, bytes + *used, len - *used, &data, &step);
-        if (result == WEIR_H1_REFUSED)
-            return INVALID;
-        if (data.len != 0)
-            memmove(bytes + *data_len, data.base, data.len);
-        *data_len += data.len;
-        *used += step;
-        if (result == WEIR_H1_COMPLETE)
-            return WHOLE;
-    }
-    return MORE_TO_COME;
-}
-
-static progress_t read_body(weir_call_t *call, char *bytes, size_t len, size_t *data_len, size_t *used)
-{
-    switch (call->framing) {
-    case WEIR_H1_BODY_NONE:
-        *data_len = *used = 0;
-        return WHOLE;
-    case WEIR_H1_BODY_LENGTH:
-        *data_len = *used = len < call->left ? len : call->left;
-        call->left -= *used;
-        return call->left == 0 ? WHOLE : MORE_TO_COME;
-    case WEIR_H1_BODY_CHUNKED:
-        return read_chunks(call, bytes, len, data_len, used);
-    case WEIR_H1_BODY_CLOSE:
-        break;
-    }
-    *data_len = *used = len;
-    return MORE_TO_COME;
-}
-
-/* Tells what the bytes brought, and ends the call if that was all. `bytes` are those behind the head. */
-static void deliver(weir_call_t *call, const weir_call_head_t *head, char *bytes, size_t len)
-{
-    weir_sink_t *sink = call->request.sink;
-    size_t data_len, used;
-    progress_t progress = read_body(call, bytes, len, &data_len, &used);
-
-    if (progress == INVALID) {
-        fail(call, head != NULL ? WEIR_REASON_BAD_RESPONSE : WEIR_REASON_TRUNCATED, "a chunk of the answer is malformed");
-        return;
-    }
-    bool leftover = progress == WHOLE && used < len;
-    if (leftover && call->framing == WEIR_H1_BODY_NONE) {
-        fail(call, WEIR_REASON_BAD_RESPONSE, "the answer has a body where there can be none");
-        return;
-    }
-    if (leftover)
-        call->keep_alive = false;
-    if (progress == MORE_TO_COME)
-        start_phase(call, PHASE_BODY, call->conf->timeouts.idle_ns);
-    weir_call_news_t news = {.head = head, .bytes = {bytes, data_len}, .ended = progress == WHOLE};
-    sink->news(sink, &news);
-    if (progress == WHOLE)
-        end_whole(call);
-}
-
-/* The answer began: the request need not be repeated any more, and its bytes can go once they are out. An error that
- * comes before the end of the request says that the rest is not wanted. */
-static void settle_request(weir_call_t *call)
-{
-    weir_body_t *body = call->request.body;
-    free(call->request.head.base);
-    call->request.head = h2o_iovec_init(NULL, 0);
-    if (call->all_sent || call->status >= 400)
-        weir_body_let_go(body);
-    if (call->status >= 400 && !call->all_sent)
-        call->send_failed = true;
-}
-
-static void take_answer(weir_call_t *call, const weir_h1_response_t *response)
-{
-    call->status = response->status;
-    call->framing = response->framing;
-    call->left = response->content_length;
-    call->keep_alive = response->keep_alive;
-    call->keep_alive_timeout_ns = response->keep_alive_timeout_s > 0 ? response->keep_alive_timeout_s * 1000000000 : 0;
-    settle_request(call);
-}
-
-/* Reads heads, interim ones too, from the front of the bytes, then the body behind. */
-static void read_head(weir_call_t *call, char *bytes, size_t len)
-{
-    weir_h1_response_t response;
-    for (;;) {
-        weir_h1_result_t result =
-            weir_h1_parse_response(bytes, len, call->seen, ANSWER_HEAD_BYTES_MAX, call->request.is_head, &response);
-        if (result == WEIR_H1_INCOMPLETE) {
-            weir_sock_keep(call->conn->sock, bytes, len);
-            call->seen = len;
-            return;
-        }
-        if (result == WEIR_H1_REFUSED) {
-            fail(call, WEIR_REASON_BAD_RESPONSE, response.detail);
-            return;
-        }
-        if (response.status >= 200)
-            break;
-        if (response.status == 101 || ++call->interim_heads > INTERIM_HEADS_MAX) {
-            fail(call, WEIR_REASON_BAD_RESPONSE,
-                 response.status == 101 ? "the upstream switched protocols unasked" : "too many interim answers");
-            return;
-        }
-        bytes += response.size;
-        len -= response.size;
-        call->seen = 0;
-    }
-    take_answer(call, &response);
-    weir_call_head_t head = {.status = response.status,
-                             .fields = response.fields,
-                             .field_count = response.field_count,
-                             .no_body = response.framing == WEIR_H1_BODY_NONE,
-                             .content_length = response.framing == WEIR_H1_BODY_LENGTH || response.framing == WEIR_H1_BODY_NONE
-                                                   ? response.content_length
-                                                   : UINT64_MAX};
-    deliver(call, &head, bytes + response.size, len - response.size);
-}
-
-/* A head that came in pieces is put together in the socket's buffer; what it is read from is freed after. */
-static void read_kept_head(weir_call_t *call, const char *bytes, size_t len)
-{
-    h2o_socket_t *sock = call->conn->sock;
-    weir_sock_keep(sock, bytes, len);
-    h2o_buffer_t *whole = sock->input;
-    h2o_buffer_init(&sock->input, &h2o_socket_buffer_prototype);
-    read_head(call, whole->bytes, whole->size);
-    h2o_buffer_dispose(&whole);
-}
-
-static void on_readable(h2o_socket_t *sock, const char *err)
-{
-    weir_upconn_t *conn = sock->data;
-    weir_call_t *call = conn->call;
-    char *scratch = call->request.worker->scratch;
-    ssize_t len = weir_sock_read(sock, scratch, WEIR_SCRATCH_BYTES);
-
-    if (len == -1 && errno == EAGAIN)
-        return;
-    if (len <= 0) {
-        on_end_of_input(call, len == 0);
-        return;
-    }
-    if (!call->any_byte) {
-        call->any_byte = true;
-        call->stats.first_byte_ns = weir_clock_turn_ns;
-    }
-    if (call->phase == PHASE_BODY)
-        deliver(call, NULL, scratch, (size_t)len);
-    else if (sock->input->size == 0)
-        read_head(call, scratch, (size_t)len);
+    weir_retry_outcome_t outcome = {.reason = news->reason};
+    if (!news->refused)
+        report_outcome(call, outcome);
+    take_stats(call);
+    bool is_lost = !news->refused && news->reason != WEIR_REASON_NONE && !call->is_taken;
+    if (news->refused || (is_lost && decide(call, outcome, NULL) != WEIR_NEXT_PASS))
+        go_on(call);
     else
-        read_kept_head(call, scratch, (size_t)len);
+        end(call, news);
 }
 
 /* --- what the exchange calls --- */
@@ -676,41 +473,58 @@ weir_call_t *weir_call_create(const weir_call_request_t *request)
 {
     weir_call_t *call = h2o_mem_alloc_recycle(&request->worker->recycle.call, sizeof(*call));
     *call = (weir_call_t){.request = *request,
-                          .conf = &request->snapshot->conf->upstreams.entries[request->upstream],
-                          .upstream = request->snapshot->upstreams[request->upstream]};
+                          .sink = {.news = on_news, .takes = on_takes, .lacks = on_lacks},
+                          .stats = {.upstream = request->first.upstream},
+                          .began_ns = weir_clock_turn_ns};
     weir_body_acquire(request->body);
     weir_worker_hold(request->worker, request->snapshot);
-    call->phase_timer.cb = on_phase_late;
     call->total_timer.cb = on_total_late;
-    call->stats.began_ns = weir_clock_turn_ns;
     weir_timer_start(request->worker, &call->total_timer, request->total_ns);
     return call;
 }
 
 void weir_call_begin(weir_call_t *call)
 {
-    seek_connection(call);
+    begin_target(call);
+}
+
+void weir_call_cancel(weir_call_t *call, weir_reason_t reason)
+{
+    report(call, WEIR_BREAKER_CANCELLED);
+    if (call->attempt != NULL)
+        weir_attempt_cancel(call->attempt, reason);
+    destroy(call);
+}
+
+void weir_call_body_progress(weir_call_t *call)
+{
+    if (call->attempt != NULL)
+        weir_attempt_body_progress(call->attempt);
 }
 
 void weir_call_pause(weir_call_t *call)
 {
-    if (call->paused || call->conn == NULL)
-        return;
-    call->paused = true;
-    weir_timer_stop(&call->phase_timer);
-    h2o_socket_read_stop(call->conn->sock);
+    call->is_held = true;
+    if (call->attempt != NULL)
+        weir_attempt_pause(call->attempt);
 }
 
 void weir_call_resume(weir_call_t *call)
 {
-    if (!call->paused)
-        return;
-    call->paused = false;
-    start_phase(call, PHASE_BODY, call->conf->timeouts.idle_ns);
-    h2o_socket_read_start(call->conn->sock, on_readable);
+    call->is_held = false;
+    if (call->attempt != NULL)
+        weir_attempt_resume(call->attempt);
 }
 
-const weir_call_stats_t *weir_call_stats(const weir_call_t *call)
+h2o_socket_t *weir_call_tunnel(weir_call_t *call)
 {
-    return &call->stats;
+    return weir_attempt_tunnel(call->attempt);
+}
+
+weir_call_stats_t weir_call_stats(const weir_call_t *call)
+{
+    weir_call_stats_t stats = call->stats;
+    if (call->attempt != NULL)
+        add_stats(&stats, weir_attempt_stats(call->attempt));
+    return stats;
 }

@@ -11,10 +11,12 @@
 typedef struct {
     const weir_request_t *request;
     const weir_conf_upstream_t *upstream;
+    bool is_fallback;     /* the caller's credential is not for this one */
     weir_str_t authority; /* as the caller wrote it */
     weir_str_t peer;      /* its address as text */
     bool tls;
     int minor_version;
+    bool wants_tunnel; /* it asks for a WebSocket */
 } weir_call_head_source_t;
 
 /* malloc'ed */

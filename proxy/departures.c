@@ -50,3 +50,8 @@ void weir_departures_watch(struct weir_departures *departures, int fd, weir_depa
     if (epoll_ctl(departures->epoll_fd, EPOLL_CTL_MOD, fd, &event) != 0)
         (void)epoll_ctl(departures->epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
+
+void weir_departures_forget(struct weir_departures *departures, int fd)
+{
+    (void)epoll_ctl(departures->epoll_fd, EPOLL_CTL_DEL, fd, NULL); /* fails where it was not watched */
+}

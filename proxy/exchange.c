@@ -12,6 +12,7 @@
 #include "hop.h"
 #include "number.h"
 #include "router.h"
+#include "targets.h"
 #include "ticket.h"
 #include "upstream.h"
 
@@ -24,7 +25,8 @@ static int64_t overhead_of(const weir_exchange_t *exchange, int64_t duration_ns)
     const weir_call_stats_t *stats = &exchange->stats;
     if (stats->sent_ns == 0 || stats->first_byte_ns == 0 || exchange->answered_ns == 0)
         return stats->attempts == 0 && duration_ns > exchange->wait.total_ns ? duration_ns - exchange->wait.total_ns : 0;
-    int64_t before = stats->sent_ns - exchange->started_ns - (stats->connected_ns - stats->connecting_ns) - exchange->wait.total_ns;
+    int64_t before = stats->sent_ns - exchange->started_ns - (stats->connected_ns - stats->connecting_ns) -
+                     stats->earlier_ns - exchange->wait.total_ns;
     int64_t after = exchange->answered_ns - stats->first_byte_ns;
     return before + after > 0 ? before + after : 0;
 }
@@ -45,8 +47,9 @@ static void log_access(weir_exchange_t *exchange, int status, int64_t overhead_n
     const weir_request_t *request = &exchange->request;
     const weir_call_stats_t *stats = &exchange->stats;
     const weir_conf_upstream_t *upstream = NULL;
-    if (stats->attempts != 0)
-        upstream = &exchange->snapshot->conf->upstreams.entries[request->route->upstream];
+    bool is_refused = exchange->reason == WEIR_REASON_BREAKER_OPEN || exchange->reason == WEIR_REASON_THROTTLED;
+    if (stats->attempts != 0 || is_refused)
+        upstream = &exchange->snapshot->conf->upstreams.entries[stats->upstream];
     weir_access_t access = {
         .wall_ms = request->wall_ms,
         .correlation_id = request->correlation_id,
@@ -57,9 +60,11 @@ static void log_access(weir_exchange_t *exchange, int status, int64_t overhead_n
         .method = request->method,
         .path = path_of(request),
         .status = status,
-        .reason = weir_reason_word(exchange->reason),
-        .bytes_in = exchange->body->size,
-        .bytes_out = exchange->req->bytes_sent,
+        .reason = weir_reason_word(stats->budget_spent ? WEIR_REASON_RETRY_BUDGET
+                                                                                       : exchange->reason),
+        .bytes_in = exchange->body->size + (exchange->tunnel != NULL ? weir_tunnel_bytes_up(exchange->tunnel) : 0),
+        .bytes_out =
+            exchange->req->bytes_sent + (exchange->tunnel != NULL ? weir_tunnel_bytes_down(exchange->tunnel) : 0),
         .duration_ns = duration_ns,
         .overhead_ns = overhead_ns,
         .upstream = text_of(upstream != NULL ? upstream->name : NULL),
@@ -76,7 +81,7 @@ static void log_access(weir_exchange_t *exchange, int status, int64_t overhead_n
 
 static void take_stats(weir_exchange_t *exchange)
 {
-    exchange->stats = *weir_call_stats(exchange->call);
+    exchange->stats = weir_call_stats(exchange->call);
     exchange->call = NULL;
 }
 
@@ -118,6 +123,8 @@ static void on_dispose(void *argument)
     log_access(exchange, status, overhead_ns, duration_ns);
     if (exchange->cut != NULL)
         weir_event_cut_destroy(exchange->cut);
+    if (exchange->tunnel != NULL)
+        weir_tunnel_destroy(exchange->tunnel);
     weir_ticket_close(worker, exchange->request.ticket);
     --worker->exchange_count;
     weir_worker_let_go(worker, exchange->snapshot);
@@ -163,14 +170,50 @@ void weir_exchange_answer_reason(weir_exchange_t *exchange, weir_reason_t reason
     answer_own(exchange, &verdict, NULL);
 }
 
-/* The answer cannot be finished: the caller's transfer breaks too. */
-static void break_off(weir_exchange_t *exchange, weir_reason_t reason)
+/* The last words, and behind them the end that is none. */
+static void send_break(weir_exchange_t *exchange)
 {
-    exchange->reason = reason;
-    if (exchange->sending)
-        exchange->broken = true;
+    h2o_iovec_t words = exchange->last_words;
+    exchange->last_words.len = 0;
+    if (words.len != 0)
+        send_bytes(exchange, &words, 1, H2O_SEND_STATE_IN_PROGRESS); /* comes back here once they are out */
     else
         send_bytes(exchange, NULL, 0, H2O_SEND_STATE_ERROR);
+}
+
+/* The answer cannot be finished: the caller's transfer breaks too. */
+static void break_off(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+{
+    exchange->reason = reason;
+    exchange->last_words = weir_answer_last_words(exchange, reason, detail);
+    exchange->broken = true;
+    if (!exchange->sending)
+        send_break(exchange);
+}
+
+/* The upstream's side ends at once, the caller's with the request. */
+static void on_tunnel_end(void *argument, weir_reason_t reason, bool is_cut)
+{
+    weir_exchange_t *exchange = argument;
+    weir_call_t *call = exchange->call;
+    take_stats(exchange);
+    weir_call_cancel(call, reason);
+    exchange->reason = reason;
+    send_bytes(exchange, NULL, 0, is_cut ? H2O_SEND_STATE_ERROR : H2O_SEND_STATE_FINAL);
+}
+
+static void begin_tunnel(weir_exchange_t *exchange)
+{
+    h2o_buffer_t *early;
+    weir_tunnel_request_t request = {.worker = exchange->worker,
+                                     .caller = weir_h1_begin_tunnel(exchange->req, &early),
+                                     .upstream = weir_call_tunnel(exchange->call),
+                                     .idle_ns = exchange->request.upstream->timeouts.idle_ns,
+                                     .early = {early->bytes, early->size},
+                                     .on_end = on_tunnel_end,
+                                     .argument = exchange};
+    exchange->tunnel = weir_tunnel_create(&request);
+    h2o_buffer_dispose(&early);
 }
 
 static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
@@ -178,13 +221,27 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     weir_exchange_t *exchange = H2O_STRUCT_FROM_MEMBER(weir_exchange_t, generator, generator);
     exchange->sending = false;
     if (exchange->broken)
-        send_bytes(exchange, NULL, 0, H2O_SEND_STATE_ERROR);
+        send_break(exchange);
+    else if (exchange->switches)
+        begin_tunnel(exchange);
     else if (exchange->call != NULL)
         weir_call_resume(exchange->call);
 }
 
+/* Who answers, and whether it is a stream. */
+static weir_call_stats_t take_upstream(weir_exchange_t *exchange, const weir_call_head_t *head)
+{
+    weir_call_stats_t stats = exchange->call != NULL ? weir_call_stats(exchange->call) : exchange->stats;
+    exchange->request.upstream = &exchange->request.conf->upstreams.entries[stats.upstream];
+    if (exchange->stream == NULL && !exchange->switches)
+        exchange->stream = weir_dialect_stream_of(&exchange->request, head);
+    return stats;
+}
+
 static void take_head(weir_exchange_t *exchange, const weir_call_head_t *head)
 {
+    exchange->switches = head->status == 101;
+    exchange->injected = take_upstream(exchange, head).is_injected;
     weir_answer_from_upstream(exchange, head);
     if (!exchange->injected || !weir_inject_is_in_answer(head))
         return;
@@ -192,10 +249,13 @@ static void take_head(weir_exchange_t *exchange, const weir_call_head_t *head)
     exchange->req->res.content_length = SIZE_MAX;
 }
 
-static void add_buf(h2o_iovec_t *bufs, size_t *count, const char *bytes, size_t len)
+static void add_buf(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t *count, const char *bytes, size_t len)
 {
-    if (len != 0)
-        bufs[(*count)++] = h2o_iovec_init(bytes, len);
+    if (len == 0)
+        return;
+    bufs[(*count)++] = h2o_iovec_init(bytes, len);
+    if (exchange->stream != NULL)
+        weir_dialect_stream_went(exchange->stream, bytes, len);
 }
 
 /* The answer's bytes as the caller gets them: without what weir asked for. Returns how many bufs there are of them. */
@@ -204,17 +264,49 @@ static size_t pass_bytes(weir_exchange_t *exchange, const weir_call_news_t *news
     size_t count = 0, len;
     const char *bytes;
     weir_chain_tap(exchange->snapshot->chain, &exchange->run, &exchange->request, news->bytes);
+    if (exchange->stream != NULL)
+        weir_dialect_stream_came(exchange->stream, news->bytes);
     if (exchange->cut == NULL) {
-        add_buf(bufs, &count, news->bytes.base, news->bytes.len);
+        add_buf(exchange, bufs, &count, news->bytes.base, news->bytes.len);
         return count;
     }
     weir_event_cut_feed(exchange->cut, news->bytes.base, news->bytes.len, &bytes, &len);
-    add_buf(bufs, &count, bytes, len);
-    if (news->ended) {
+    add_buf(exchange, bufs, &count, bytes, len);
+    if (news->ended && news->reason == WEIR_REASON_NONE) {
         weir_event_cut_end(exchange->cut, &bytes, &len);
-        add_buf(bufs, &count, bytes, len);
+        add_buf(exchange, bufs, &count, bytes, len);
     }
     return count;
+}
+
+/* The last that came of an answer which is not whole. With a Content-Length it must not look so: a byte stays back. */
+static void pass_part(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t count, weir_reason_t reason,
+                      const char *detail)
+{
+    if (count != 0 && exchange->req->res.content_length != SIZE_MAX)
+        --bufs[count - 1].len;
+    if (count != 0 || !exchange->answering)
+        send_bytes(exchange, bufs, count, H2O_SEND_STATE_IN_PROGRESS);
+    break_off(exchange, reason, detail);
+}
+
+static const char *on_lacks(weir_sink_t *sink, const weir_call_news_t *last)
+{
+    weir_exchange_t *exchange = (weir_exchange_t *)sink;
+    if (last->head != NULL)
+        (void)take_upstream(exchange, last->head);
+    bool lacks_end = exchange->stream != NULL && weir_dialect_stream_lacks_end(exchange->stream, last->bytes);
+    return lacks_end ? "its last event did not come" : NULL;
+}
+
+static void answer_lost(weir_exchange_t *exchange, const weir_call_news_t *news)
+{
+    if (news->reason != WEIR_REASON_BREAKER_OPEN && news->reason != WEIR_REASON_THROTTLED) {
+        weir_exchange_answer_reason(exchange, news->reason, news->detail);
+        return;
+    }
+    weir_verdict_t verdict = {.kind = WEIR_ANSWER, .reason = news->reason, .retry_after_ns = news->retry_after_ns};
+    answer_own(exchange, &verdict, NULL);
 }
 
 static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
@@ -225,17 +317,16 @@ static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
         take_stats(exchange);
     if (news->head != NULL)
         take_head(exchange, news->head);
-    if (news->ended && news->reason != WEIR_REASON_NONE) {
-        if (exchange->answering)
-            break_off(exchange, news->reason);
-        else
-            weir_exchange_answer_reason(exchange, news->reason, news->detail);
+    bool is_lost = news->ended && news->reason != WEIR_REASON_NONE;
+    if (is_lost && news->head == NULL && !exchange->answering) {
+        answer_lost(exchange, news);
         return;
     }
     size_t count = pass_bytes(exchange, news, bufs);
-    if (count == 0 && !news->ended && exchange->answering)
-        return;
-    send_bytes(exchange, bufs, count, news->ended ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
+    if (is_lost)
+        pass_part(exchange, bufs, count, news->reason, news->detail);
+    else if (count != 0 || news->ended || !exchange->answering)
+        send_bytes(exchange, bufs, count, news->ended ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
 }
 
 /* --- the request's body --- */
@@ -254,7 +345,7 @@ static void on_body_progress(weir_body_t *body)
     take_stats(exchange);
     weir_call_cancel(call, body->failed);
     if (exchange->answering)
-        break_off(exchange, body->failed);
+        break_off(exchange, body->failed, NULL);
     else
         weir_exchange_answer_reason(exchange, body->failed, NULL);
 }
@@ -295,7 +386,7 @@ static weir_exchange_t *create(h2o_req_t *req)
     weir_exchange_t *exchange = h2o_mem_alloc_recycle(&worker->recycle.exchange, sizeof(*exchange));
     memset(exchange, 0, sizeof(*exchange));
     weir_h1_on_dispose(req, on_dispose, exchange);
-    exchange->sink.news = on_news;
+    exchange->sink = (weir_sink_t){.news = on_news, .lacks = on_lacks};
     exchange->generator.proceed = on_proceed;
     exchange->req = req;
     exchange->worker = worker;
@@ -336,8 +427,10 @@ static void describe(weir_exchange_t *exchange)
 static void take_route(weir_exchange_t *exchange, const weir_conf_route_t *route, size_t index)
 {
     exchange->request.route = route;
-    if (route != NULL)
+    if (route != NULL) {
         exchange->request.upstream = &exchange->request.conf->upstreams.entries[route->upstream];
+        exchange->dialect = exchange->request.upstream->dialect;
+    }
     exchange->route_index = route != NULL ? index : exchange->request.listener->routes.size;
     weir_exchange_count_begin(exchange);
 }
@@ -366,7 +459,17 @@ static bool is_one_of(weir_str_t method, const weir_str_t *methods, size_t count
 int64_t weir_exchange_total_ns(const weir_exchange_t *exchange)
 {
     const weir_conf_route_t *route = exchange->request.route;
+    if (route == NULL) /* it waits for its body to know; that has a time of its own */
+        return INT64_MAX;
     return route->timeout_ns != 0 ? route->timeout_ns : exchange->request.upstream->timeouts.total_ns;
+}
+
+/* A WebSocket (RFC 6455 4.1) and nothing else; any other Upgrade ends here, as its field does. */
+static bool wants_websocket(const weir_exchange_t *exchange)
+{
+    const h2o_req_t *req = exchange->req;
+    return h2o_lcstris(req->upgrade.base, req->upgrade.len, H2O_STRLIT("websocket")) && req->http1_is_persistent &&
+           weir_str_is(exchange->request.method, WEIR_STR("GET")) && exchange->body->declared == 0;
 }
 
 static void call_upstream(weir_exchange_t *exchange)
@@ -375,28 +478,21 @@ static void call_upstream(weir_exchange_t *exchange)
                                             WEIR_STR("OPTIONS")};
     static const weir_str_t with_body[] = {WEIR_STR("POST"), WEIR_STR("PUT"), WEIR_STR("PATCH")};
     weir_request_t *request = &exchange->request;
-    h2o_req_t *req = exchange->req;
-    const weir_conf_upstream_t *upstream = &request->conf->upstreams.entries[request->route->upstream];
-    weir_call_head_source_t source = {.request = request,
-                                      .upstream = upstream,
-                                      .authority = {req->input.authority.base, req->input.authority.len},
-                                      .peer = {exchange->peer, exchange->peer_len},
-                                      .tls = req->input.scheme == &H2O_URL_SCHEME_HTTPS,
-                                      .minor_version = req->version & 0xff};
+    weir_metrics_worker_t *metrics = exchange->worker->metrics;
+    exchange->wants_tunnel = wants_websocket(exchange);
     weir_call_request_t call = {
         .worker = exchange->worker,
         .snapshot = exchange->snapshot,
-        .upstream = request->route->upstream,
-        .head = weir_call_head_compose(&source),
         .is_head = weir_str_is(request->method, WEIR_STR("HEAD")),
         .is_idempotent = is_one_of(request->method, idempotent, sizeof(idempotent) / sizeof(idempotent[0])),
         .expects_body = is_one_of(request->method, with_body, sizeof(with_body) / sizeof(with_body[0])),
+        .wants_tunnel = exchange->wants_tunnel,
         .total_ns = weir_exchange_total_ns(exchange) - exchange->wait.total_ns,
+        .tenant = weir_metrics_tenant(metrics, request->tenant.base, request->tenant.len),
         .body = exchange->body,
         .sink = &exchange->sink};
-    exchange->injected = weir_inject_wanted(request);
-    if (exchange->injected)
-        weir_inject_splice(request->picked, &call.splices);
+    memcpy(call.method, request->method.base, request->method.len < WEIR_CALL_METHOD_MAX ? request->method.len : WEIR_CALL_METHOD_MAX);
+    weir_targets_make(exchange, &call);
     weir_await_dispose(exchange);
     exchange->call = weir_call_create(&call);
     exchange->body->on_progress = on_body_progress;
@@ -433,36 +529,93 @@ static void refuse(weir_exchange_t *exchange, const weir_verdict_t *verdict, con
     answer_own(exchange, verdict, allow);
 }
 
-static int on_request(h2o_handler_t *handler, h2o_req_t *req)
+/* Of a request that goes no further than its head, if that was read right. */
+static void take_dialect(weir_exchange_t *exchange)
 {
-    weir_exchange_t *exchange = create(req);
-    weir_request_t *request = &exchange->request;
-    weir_verdict_t refusal = {.kind = WEIR_ANSWER, .reason = WEIR_REASON_MALFORMED, .retry_after_ns = -1};
+    static const weir_str_t no_model = {"", 0};
+    const weir_request_t *request = &exchange->request;
+    weir_str_t authority = {exchange->req->input.authority.base, exchange->req->input.authority.len};
+    char *path = exchange->worker->scratch_names;
+    const char *detail;
+    if (request->target.len == 0)
+        return;
+    ptrdiff_t len = weir_h1_match_path(request->target.base, request->target.len, path, &detail);
+    if (len < 0)
+        return;
+    weir_router_match_t match = weir_router_find(exchange->snapshot->routers[exchange->listener_index],
+                                                 (weir_str_t){path, (size_t)len}, authority, request->method, &no_model);
+    if (match.route != NULL)
+        exchange->dialect = request->conf->upstreams.entries[match.route->upstream].dialect;
+}
 
-    describe(exchange);
+static void admit(weir_exchange_t *exchange)
+{
+    weir_verdict_t verdict = weir_chain_admit(exchange->snapshot->chain, &exchange->run, &exchange->request);
+    weir_exchange_go_on(exchange, &verdict);
+}
+
+/* `model`: NULL while the body was not read. */
+static void route(weir_exchange_t *exchange, const weir_str_t *model)
+{
+    weir_request_t *request = &exchange->request;
+    h2o_req_t *req = exchange->req;
+    weir_verdict_t refusal = {.kind = WEIR_ANSWER, .reason = WEIR_REASON_MALFORMED, .retry_after_ns = -1};
     char *path = exchange->worker->scratch_names;
     ptrdiff_t path_len = weir_h1_match_path(request->target.base, request->target.len, path, &refusal.detail);
     if (weir_str_is(request->target, WEIR_STR("*"))) {
         refusal.reason = WEIR_REASON_NO_ROUTE;
         refuse(exchange, &refusal, NULL);
-        return 0;
+        return;
     }
     if (path_len < 0) {
         req->http1_is_persistent = 0;
         refuse(exchange, &refusal, NULL);
-        return 0;
+        return;
     }
-    weir_router_match_t match = weir_router_find(exchange->snapshot->routers[exchange->listener_index],
-                                                 (weir_str_t){path, (size_t)path_len},
-                                                 (weir_str_t){req->input.authority.base, req->input.authority.len}, request->method);
+    weir_router_match_t match = weir_router_find(
+        exchange->snapshot->routers[exchange->listener_index], (weir_str_t){path, (size_t)path_len},
+        (weir_str_t){req->input.authority.base, req->input.authority.len}, request->method, model);
+    if (match.needs_model) {
+        weir_await_body(exchange);
+        return;
+    }
     if (match.route == NULL) {
         refusal.reason = match.allow != NULL ? WEIR_REASON_METHOD : WEIR_REASON_NO_ROUTE;
+        refusal.detail = match.lacks_model ? "no route of this path takes the model that the body asks for" : NULL;
+        exchange->dialect = match.dialect;
         refuse(exchange, &refusal, match.allow);
-        return 0;
+        return;
     }
     take_route(exchange, match.route, match.index);
-    weir_verdict_t verdict = weir_chain_admit(exchange->snapshot->chain, &exchange->run, request);
+    admit(exchange);
+}
+
+void weir_exchange_body_read(weir_exchange_t *exchange)
+{
+    if (exchange->request.route == NULL) {
+        route(exchange, &exchange->model);
+        return;
+    }
+    weir_verdict_t verdict = weir_chain_wake(exchange->snapshot->chain, &exchange->run, &exchange->request);
     weir_exchange_go_on(exchange, &verdict);
+}
+
+void weir_exchange_body_failed(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+{
+    weir_verdict_t refusal = {.kind = WEIR_ANSWER, .reason = reason, .detail = detail, .retry_after_ns = -1};
+    if (exchange->request.route != NULL) {
+        weir_exchange_answer_reason(exchange, reason, detail);
+        return;
+    }
+    take_dialect(exchange);
+    refuse(exchange, &refusal, NULL);
+}
+
+static int on_request(h2o_handler_t *handler, h2o_req_t *req)
+{
+    weir_exchange_t *exchange = create(req);
+    describe(exchange);
+    route(exchange, NULL);
     return 0;
 }
 
@@ -478,6 +631,8 @@ void weir_exchange_refuse(h2o_req_t *req, weir_reason_t reason, int status, cons
     }
     weir_exchange_t *exchange = create(req);
     describe(exchange);
+    if (reason != WEIR_REASON_MALFORMED || exchange->request.field_count != 0) /* its body is: the head was right */
+        take_dialect(exchange);
     refuse(exchange, &verdict, NULL);
 }
 

@@ -8,7 +8,9 @@
 #include "../filters/filter.h"
 #include "body.h"
 #include "call.h"
+#include "dialect.h"
 #include "server.h"
+#include "tunnel.h"
 
 /* What a request waits for before its chain goes on. */
 typedef enum { WEIR_WAITS_NOT, WEIR_WAITS_FOR_BODY, WEIR_WAITS_FOR_TICKET } weir_waits_t;
@@ -34,11 +36,17 @@ typedef struct weir_exchange {
         weir_json_pick_t *pick;  /* what reads the body; freed when the call begins */
         uint64_t picked;         /* bytes of the body that it has read */
     } wait;
+    weir_conf_dialect_t dialect;   /* of the route's upstream: what weir itself says is written in it */
+    weir_dialect_stream_t *stream; /* the answer; NULL: it is no stream of a dialect */
+    h2o_iovec_t last_words;        /* before the transfer breaks */
     weir_event_cut_t *cut; /* takes injected usage out; NULL: nothing was injected */
     weir_str_t model;      /* that the body asks for, or empty */
     weir_reason_t reason;
     const char *limit; /* name of the limit that refused */
     bool injected;     /* the call asks for usage, which the caller did not */
+    bool wants_tunnel; /* the caller asks for a WebSocket */
+    bool switches;     /* and the upstream said 101 */
+    weir_tunnel_t *tunnel; /* NULL: not begun, or none */
     bool answering;    /* the head went out */
     bool sending;      /* the caller's side has not taken the last bytes yet */
     bool broken;       /* to be broken off once it has */
@@ -49,6 +57,8 @@ typedef struct weir_exchange {
 /* exchange.c */
 void weir_exchange_go_on(weir_exchange_t *exchange, const weir_verdict_t *verdict);
 void weir_exchange_answer_reason(weir_exchange_t *exchange, weir_reason_t reason, const char *detail);
+void weir_exchange_body_read(weir_exchange_t *exchange); /* the chain goes on, or the route is found now */
+void weir_exchange_body_failed(weir_exchange_t *exchange, weir_reason_t reason, const char *detail);
 int64_t weir_exchange_total_ns(const weir_exchange_t *exchange); /* the route's timeout */
 
 /* await.c. Each leads to weir_exchange_go_on, or to an answer, in a later turn or at once. */
@@ -57,7 +67,7 @@ void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns);
 void weir_await_dispose(weir_exchange_t *exchange);
 
 /* inject.c */
-bool weir_inject_wanted(const weir_request_t *request);
+bool weir_inject_wanted(const weir_request_t *request, const weir_conf_upstream_t *upstream);
 void weir_inject_splice(const weir_json_picked_t *picked, weir_splices_t *splices);
 bool weir_inject_is_in_answer(const weir_call_head_t *head);
 
@@ -65,6 +75,8 @@ bool weir_inject_is_in_answer(const weir_call_head_t *head);
 void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t *head);
 /* Returns the body. */
 h2o_iovec_t weir_answer_own(weir_exchange_t *exchange, const weir_verdict_t *verdict, const char *allow);
+/* What the caller of an answer that breaks off is told before; empty: nothing. */
+h2o_iovec_t weir_answer_last_words(weir_exchange_t *exchange, weir_reason_t reason, const char *detail);
 
 /* series.c */
 extern const weir_observer_t weir_exchange_observer;

@@ -1,10 +1,15 @@
 #include "explain.h"
 
+#include <stdlib.h>
 #include "../filters/limit.h"
 #include "../filters/limit_fields.h"
+#include "call_head.h"
+#include "health.h"
 #include "page.h"
 #include "question.h"
 #include "status.h"
+#include "targets.h"
+#include "upstream.h"
 #include "words.h"
 
 typedef enum { ADMIT, QUEUE, REFUSE } would_t;
@@ -60,6 +65,33 @@ static void sum_up(meeting_t *meeting)
         meeting->reason = misses_slots_alone && is_full ? WEIR_REASON_QUEUE_FULL : WEIR_REASON_LIMIT;
 }
 
+/* What an upstream of the route says of such a request now. */
+static weir_health_pass_t look_at(const weir_question_t *question, size_t index, bool is_fallback)
+{
+    const weir_request_t *request = &question->request;
+    const weir_conf_upstream_t *upstream = &request->conf->upstreams.entries[index];
+    const weir_call_head_source_t source = {
+        .request = request, .upstream = upstream, .is_fallback = is_fallback, .authority = {"", 0}, .peer = {"", 0}};
+    weir_str_t model = {question->picked.model, question->picked.model_len};
+    const char *name = weir_conf_model_name(upstream, model.base, model.len);
+    h2o_iovec_t head = weir_call_head_compose(&source);
+    weir_health_asker_t asker = {.model = name != NULL ? (weir_str_t){name, strlen(name)} : model,
+                                 .credential = weir_targets_credential(head)};
+    free(head.base);
+    return weir_health_look(weir_upstream_health(weir_page_server(question->req)->snapshot->upstreams[index]), upstream, &asker);
+}
+
+/* Why not one of them would be asked; NONE: one would. */
+static weir_reason_t ask_upstreams(const weir_question_t *question)
+{
+    const weir_conf_route_t *route = question->request.route;
+    weir_reason_t reason = look_at(question, route->upstream, false).reason;
+    for (size_t i = 0; i != route->fallback.size && reason != WEIR_REASON_NONE; ++i)
+        if (look_at(question, route->fallback.entries[i], true).reason == WEIR_REASON_NONE)
+            return WEIR_REASON_NONE;
+    return reason;
+}
+
 static void meet(weir_question_t *question, meeting_t *meeting)
 {
     meeting->match = weir_question_route(question);
@@ -75,6 +107,10 @@ static void meet(weir_question_t *question, meeting_t *meeting)
     meeting->count = weir_limit_explain(server->snapshot->chain, &question->request, meeting->limits);
     find_full_queues(server->store, meeting);
     sum_up(meeting);
+    if (meeting->would == ADMIT)
+        meeting->reason = ask_upstreams(question);
+    if (meeting->reason != WEIR_REASON_NONE)
+        meeting->would = REFUSE;
 }
 
 static void write_retry_after(weir_json_out_t *out, const weir_store_item_t *item)
@@ -107,12 +143,19 @@ static void write_limit(weir_json_out_t *out, const weir_limit_explained_t *expl
     weir_json_out_close(out, '}');
 }
 
-static void write_upstream(weir_json_out_t *out, const weir_conf_upstream_t *upstream)
+static void write_upstream(weir_json_out_t *out, const char *key, const weir_question_t *question, size_t index,
+                           bool is_fallback)
 {
-    weir_json_out_open(out, "upstream", '{');
+    const weir_conf_upstream_t *upstream = &question->request.conf->upstreams.entries[index];
+    weir_health_pass_t pass = look_at(question, index, is_fallback);
+    bool is_refused = pass.reason != WEIR_REASON_NONE;
+    weir_json_out_open(out, key, '{');
     weir_json_out_string(out, "name", upstream->name);
     weir_json_out_string(out, "url", upstream->url.text);
     weir_json_out_string(out, "dialect", weir_word_dialect(upstream->dialect));
+    weir_json_out_string(out, "would", is_refused ? "refuse" : "ask");
+    weir_json_out_string(out, "reason", is_refused ? weir_reason_word(pass.reason) : NULL);
+    weir_status_write_seconds(out, "retry_after_seconds", is_refused ? pass.retry_after_ns : -1);
     weir_json_out_close(out, '}');
 }
 
@@ -122,13 +165,19 @@ static void write_way(weir_json_out_t *out, const weir_question_t *question, con
     weir_json_out_string(out, "listener", question->request.listener->name);
     if (match->route != NULL) {
         weir_status_write_route(out, "route", conf, match->route);
-        write_upstream(out, &conf->upstreams.entries[match->route->upstream]);
+        write_upstream(out, "upstream", question, match->route->upstream, false);
+        weir_json_out_open(out, "fallback", '[');
+        for (size_t i = 0; i != match->route->fallback.size; ++i)
+            write_upstream(out, NULL, question, match->route->fallback.entries[i], true);
+        weir_json_out_close(out, ']');
         return;
     }
     weir_json_out_string(out, "route", NULL);
     if (match->allow != NULL)
         weir_json_out_string(out, "allow", match->allow);
     weir_json_out_string(out, "upstream", NULL);
+    weir_json_out_open(out, "fallback", '[');
+    weir_json_out_close(out, ']');
 }
 
 static void write_meeting(weir_json_out_t *out, const weir_question_t *question, const meeting_t *meeting)

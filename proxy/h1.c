@@ -13,16 +13,19 @@
 #include "h1_parse.h"
 #include "number.h"
 #include "sock_io.h"
+#include "tls.h"
 
 /* A connection's life:
  *
  *   IDLE --head--> BUSY --answered, body read--> IDLE
  *                   |  \--answered, body still coming--> REST --> IDLE
- *                   \--answered, must close--> LINGER --> closed
+ *                   |--answered, must close--> LINGER --> closed
+ *                   \--101, its head is out--> TUNNEL --ended--> LINGER, or closed
  *
  * IDLE also covers a head that is not whole yet. In BUSY the body is read as the exchange takes it, and what comes
- * behind it (pipelined requests) waits in sock->input. In REST and LINGER bytes are thrown away. */
-typedef enum { IDLE, BUSY, REST, LINGER } state_t;
+ * behind it (pipelined requests) waits in sock->input. In REST and LINGER bytes are thrown away. In TUNNEL the socket is
+ * another's. */
+typedef enum { IDLE, BUSY, REST, LINGER, TUNNEL } state_t;
 
 enum {
     ARENA_BYTES = 768,              /* for the strings of an ordinary request */
@@ -125,6 +128,20 @@ static void forget_next(h1_conn_t *conn)
     conn->request->keep_alive = false;
 }
 
+static bool asks_for_upgrade(const h1_request_t *request)
+{
+    return request->req.upgrade.len != 0;
+}
+
+static void count_tunnel(h1_conn_t *conn, int64_t change)
+{
+    weir_worker_t *worker = worker_of(conn);
+    weir_series_t *series = &conn->listener->tunnels_series;
+    if (atomic_load_explicit(series, memory_order_relaxed) == 0)
+        weir_metrics_series(worker->server->metrics, series, WEIR_METRIC_TUNNELS, &conn->listener->name);
+    weir_metrics_add(worker->metrics, *series, change);
+}
+
 static void dispose_request(h1_conn_t *conn)
 {
     h1_request_t *request = conn->request;
@@ -138,6 +155,8 @@ static void dispose_request(h1_conn_t *conn)
         request->on_dispose.run(request->on_dispose.argument);
     h2o_dispose_request(&request->req);
     weir_body_release(request->body);
+    if (conn->state == TUNNEL)
+        count_tunnel(conn, -1);
     if (request->head_bytes != 0)
         weir_server_buffer_release(worker_of(conn)->server, request->head_bytes);
     h2o_mem_free_recycle(&worker_of(conn)->recycle.request, request);
@@ -162,7 +181,7 @@ static void close_connection(h1_conn_t *conn)
     dispose_request(conn);
     h2o_linklist_unlink(&conn->link);
     drop_input(conn, conn->sock->input->size);
-    h2o_socket_close(conn->sock);
+    weir_sock_close(conn->sock);
     free(conn->pending);
     weir_metrics_add(worker->metrics, conn->listener->connections_series, -1);
     weir_server_connection_closed(worker, conn->listener);
@@ -191,7 +210,7 @@ static void resume_reading(h1_conn_t *conn)
 static void on_departure(weir_departure_t *departure)
 {
     h1_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h1_conn_t, departure, departure);
-    if (conn->paused) /* else the end is read in its turn */
+    if (conn->paused && conn->state != TUNNEL) /* else the end is read in its turn */
         close_connection(conn);
 }
 
@@ -216,7 +235,7 @@ static void linger(h1_conn_t *conn)
     conn->state = LINGER;
     conn->linger_until_ns = weir_clock_turn_ns + LINGER_TOTAL_NS;
     drop_input(conn, conn->sock->input->size);
-    shutdown(h2o_socket_get_fd(conn->sock), SHUT_WR);
+    weir_sock_end(conn->sock);
     start_timer(conn, LINGER_NS, on_linger_over);
     resume_reading(conn);
 }
@@ -401,8 +420,9 @@ static h2o_iovec_t begin_answer(h1_conn_t *conn, bool whole, size_t body_bytes)
 
     if (req->res.content_length == SIZE_MAX && whole && !body_forbidden(req))
         req->res.content_length = body_bytes;
+    bool switches = req->res.status == 101;
     bool delimited = body_forbidden(req) || req->res.content_length != SIZE_MAX;
-    request->chunked_out = !delimited && req->version >= 0x101;
+    request->chunked_out = !delimited && !switches && req->version >= 0x101;
     bool rest_is_small = !conn->input.incomplete || (!conn->input.chunked && conn->input.left <= REST_BYTES_MAX);
     if (!req->http1_is_persistent || conn->closing || worker->draining || request->expects_continue || !rest_is_small ||
         request->body->failed != WEIR_REASON_NONE || (!delimited && !request->chunked_out))
@@ -410,7 +430,8 @@ static h2o_iovec_t begin_answer(h1_conn_t *conn, bool whole, size_t body_bytes)
     request->head_sent = true;
     return weir_h1_head_of(req, &(weir_h1_answer_framing_t){.chunked = request->chunked_out,
                                                             .keep_alive = request->keep_alive,
-                                                            .no_length = req->res.content_length == SIZE_MAX},
+                                                            .no_length = req->res.content_length == SIZE_MAX,
+                                                            .upgrade = switches},
                            worker->scratch_names, WEIR_NAMES_BYTES);
 }
 
@@ -593,7 +614,7 @@ static size_t begin_request(h1_conn_t *conn, const weir_h1_request_t *head, cons
 {
     uint64_t declared = head->framing == WEIR_H1_BODY_CHUNKED ? UINT64_MAX : head->content_length;
     h1_request_t *request = create_request(conn, head->framing == WEIR_H1_BODY_NONE ? 0 : declared);
-    weir_h1_head_take(&request->req, head, conn->sock->ssl != NULL);
+    weir_h1_head_take(&request->req, head, weir_tls_of(conn->sock) != NULL);
     request->keep_alive = head->keep_alive;
     begin_body(conn, head);
     if (head->framing == WEIR_H1_BODY_LENGTH && head->content_length > conf_of(conn)->max_body_bytes) {
@@ -653,7 +674,7 @@ static void take_refused_head(h1_conn_t *conn, weir_h1_request_t *head)
         head->authority = head->upgrade = (weir_str_t){"", 0};
         head->minor_version = 1;
     }
-    weir_h1_head_take(&conn->request->req, head, conn->sock->ssl != NULL);
+    weir_h1_head_take(&conn->request->req, head, weir_tls_of(conn->sock) != NULL);
 }
 
 /* Reads a head from the front of the bytes. Returns how many were used; the rest is kept by the caller. *begun: a
@@ -710,6 +731,8 @@ static void on_idle_bytes(h1_conn_t *conn, char *bytes, size_t len)
     bool fits = keep_input(conn, bytes + used, len - used);
     if (!fits && conn->state == IDLE)
         refuse(conn, WEIR_REASON_OVERLOADED, 503, NULL);
+    else if (begun && !fits && asks_for_upgrade(conn->request))
+        refuse_body(conn, WEIR_REASON_OVERLOADED); /* what is lost may be no request */
     else if (begun) {
         if (!fits)
             forget_next(conn);
@@ -765,10 +788,21 @@ static void on_busy_bytes(h1_conn_t *conn, const char *bytes, size_t len)
     }
     if (!conn->request->keep_alive)
         return;
-    if (!keep_input(conn, bytes, len))
+    if (!keep_input(conn, bytes, len)) {
         forget_next(conn);
-    else if (conn->sock->input->size >= PIPELINE_BYTES_MAX)
+        if (asks_for_upgrade(conn->request))
+            fail_body(conn, WEIR_REASON_OVERLOADED);
+    } else if (conn->sock->input->size >= PIPELINE_BYTES_MAX)
         pause_reading(conn);
+}
+
+/* Who is refused, or cannot get in, is told little; who runs weir can be. */
+static void log_handshake(const h1_conn_t *conn)
+{
+    const weir_tls_t *tls = weir_tls_of(conn->sock);
+    if (tls != NULL && weir_tls_error(tls) != NULL && !conn->served && conn->request == NULL)
+        weir_log_event(WEIR_LOG_DEBUG, "listener %s: a TLS connection failed: %s", conn->listener->name,
+                       weir_tls_error(tls));
 }
 
 static void on_readable(h2o_socket_t *sock, const char *err)
@@ -780,6 +814,7 @@ static void on_readable(h2o_socket_t *sock, const char *err)
     if (len == -1 && errno == EAGAIN)
         return;
     if (len <= 0) {
+        log_handshake(conn);
         close_connection(conn);
         return;
     }
@@ -799,7 +834,10 @@ static void on_readable(h2o_socket_t *sock, const char *err)
         else
             close_connection(conn);
         return;
+    case TUNNEL:
+        break;
     }
+    h2o_fatal("a tunnel's socket is read by others");
 }
 
 /* --- the protocol's seam --- */
@@ -910,6 +948,20 @@ weir_body_t *weir_h1_body(h2o_req_t *req)
     return ((h1_request_t *)req)->body;
 }
 
+h2o_socket_t *weir_h1_begin_tunnel(h2o_req_t *req, h2o_buffer_t **early)
+{
+    h1_conn_t *conn = (h1_conn_t *)req->conn;
+    assert(conn->state == BUSY && conn->request->head_sent && !conn->writing);
+    conn->state = TUNNEL;
+    conn->paused = true;
+    h2o_socket_read_stop(conn->sock);
+    count_tunnel(conn, 1);
+    *early = conn->sock->input;
+    h2o_buffer_init(&conn->sock->input, &h2o_socket_buffer_prototype);
+    (void)count_input(conn);
+    return conn->sock;
+}
+
 static void end_soon(h1_conn_t *conn)
 {
     conn->closing = true;
@@ -942,7 +994,7 @@ void weir_h1_close_all(weir_worker_t *worker)
 {
     while (!h2o_linklist_is_empty(&worker->connections)) {
         h1_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h1_conn_t, link, worker->connections.next);
-        if (conn->state == BUSY && !conn->request->head_sent)
+        if (conn->state == TUNNEL || (conn->state == BUSY && !conn->request->head_sent))
             fail_body(conn, WEIR_REASON_DRAINING); /* the exchange answers; nothing is freed before the turn's end */
         close_connection(conn);
     }

@@ -25,13 +25,17 @@ bool weir_h1_is_sent(h2o_req_t *req);
 /* The body of this request; its head was read, the rest comes as body.h tells. */
 weir_body_t *weir_h1_body(h2o_req_t *req);
 
+/* The head of a 101 is out: until the request ends the socket is the caller's of this, who gives it back as it was, not
+ * read. *early: what came behind the request, to be disposed of. The answer goes on without bytes, to its end. */
+h2o_socket_t *weir_h1_begin_tunnel(h2o_req_t *req, h2o_buffer_t **early);
+
 /* Idle connections end soon, the others after their answer. */
 void weir_h1_drain(weir_worker_t *worker);
 
 /* The same for the connections of a listener that is retired. */
 void weir_h1_retire(weir_worker_t *worker, weir_listener_t *listener);
 
-/* Ends all connections now; requests without an answer get a 503. */
+/* Ends all connections now, tunnels too; requests without an answer get a 503. */
 void weir_h1_close_all(weir_worker_t *worker);
 
 #endif

@@ -71,6 +71,7 @@ void weir_h1_head_take(h2o_req_t *req, const weir_h1_request_t *head, bool tls)
 const char *weir_h1_status_phrase(int status)
 {
     switch (status) {
+    case 101: return "Switching Protocols";
     case 200: return "OK";
     case 201: return "Created";
     case 202: return "Accepted";
@@ -159,7 +160,9 @@ h2o_iovec_t weir_h1_head_of(h2o_req_t *req, const weir_h1_answer_framing_t *fram
         at = put(at, H2O_STRLIT("Transfer-Encoding: chunked\r\n"));
     else if (!framing->no_length && req->res.status != 204)
         at = put_length(at, req->res.content_length);
-    if (!framing->keep_alive)
+    if (framing->upgrade)
+        at = put(at, H2O_STRLIT("Connection: Upgrade\r\nUpgrade: websocket\r\n"));
+    else if (!framing->keep_alive)
         at = put(at, H2O_STRLIT("Connection: close\r\n"));
     else if (req->version < 0x101)
         at = put(at, H2O_STRLIT("Connection: keep-alive\r\n"));

@@ -13,6 +13,7 @@ void weir_h1_head_take(h2o_req_t *req, const weir_h1_request_t *head, bool tls);
 
 typedef struct {
     bool chunked, keep_alive, no_length;
+    bool upgrade; /* to a WebSocket */
 } weir_h1_answer_framing_t;
 
 /* The answer's head as text, in `space` if it fits, else in the request's pool. */

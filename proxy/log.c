@@ -386,6 +386,7 @@ static size_t size_of_write(const weir_log_t *log, const char *bytes, size_t len
 /* Writes whole lines; those that cannot be written are counted. Returns false when the time is over. */
 static bool write_lines(weir_log_t *log, const char *bytes, size_t len)
 {
+    const char *separator = log->torn ? bytes : NULL; /* ends what is torn, and is no line */
     while (len != 0) {
         bool is_torn = log->torn, is_new, in_time = wait_writable(log, &is_new);
         if (is_new && is_torn) { /* the rest of a line whose start the old target has */
@@ -401,7 +402,7 @@ static bool write_lines(weir_log_t *log, const char *bytes, size_t len)
         if (written == -1 && in_time && (errno == EINTR || errno == EAGAIN))
             continue;
         if (written <= 0) {
-            count(&log->dropped, count_lines(bytes, len));
+            count(&log->dropped, count_lines(bytes, len) - (bytes == separator));
             return in_time;
         }
         log->torn = bytes[written - 1] != '\n';

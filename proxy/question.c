@@ -373,9 +373,10 @@ weir_router_match_t weir_question_route(weir_question_t *question)
 {
     weir_request_t *request = &question->request;
     weir_router_t **routers = weir_page_server(question->req)->snapshot->routers;
+    weir_str_t model = given_or(question, WEIR_ASKED_MODEL, "");
     weir_router_match_t match =
         weir_router_find(routers[request->listener - request->conf->listeners.entries], question->path,
-                         given_or(question, WEIR_ASKED_HOST, NULL), request->method);
+                         given_or(question, WEIR_ASKED_HOST, NULL), request->method, &model);
     request->route = match.route;
     return match;
 }

@@ -7,6 +7,8 @@
 #include "binding.h"
 #include "h1.h"
 #include "snapshot.h"
+#include "tls.h"
+#include "warm.h"
 #include "watch.h"
 
 /* A listener that the configuration asks for, and what becomes of it. */
@@ -23,6 +25,7 @@ typedef struct {
 typedef struct {
     wanted_t *entries;
     size_t size;
+    weir_tls_set_t *tls; /* until it is the snapshot's */
 } plan_t;
 
 /* --- errors: lines --- */
@@ -159,6 +162,8 @@ static void undo_plan(plan_t *plan)
             weir_binding_destroy(plan->entries[i].binding);
         }
     }
+    if (plan->tls != NULL)
+        weir_tls_set_destroy(plan->tls);
     dispose_plan(plan);
 }
 
@@ -166,7 +171,9 @@ static void undo_plan(plan_t *plan)
 
 static void swap_snapshot(weir_worker_t *worker, void *argument)
 {
+    weir_warm_stop(worker);
     weir_worker_use(worker, argument);
+    weir_warm_start(worker);
 }
 
 typedef struct {
@@ -266,7 +273,7 @@ static weir_snapshot_t *create_snapshot(weir_server_t *server, weir_conf_t *conf
     weir_listener_t **listeners = h2o_mem_alloc(plan->size * sizeof(*listeners));
     for (size_t i = 0; i < conf->listeners.size; ++i)
         listeners[i] = plan->entries[i].listener;
-    weir_snapshot_t *snapshot = weir_snapshot_create(server, conf, listeners);
+    weir_snapshot_t *snapshot = weir_snapshot_create(server, conf, plan->tls, listeners);
     free(listeners);
     return snapshot;
 }
@@ -343,6 +350,13 @@ static void put_in_force(weir_server_t *server, weir_conf_t *conf, plan_t *plan)
         weir_snapshot_release(former);
 }
 
+static bool load_certificates(weir_server_t *server, const weir_conf_t *conf, plan_t *plan, char **errors)
+{
+    const weir_tls_set_t *former = server->snapshot != NULL ? server->snapshot->tls : NULL;
+    plan->tls = weir_tls_set_create(conf, former, server->worker_count, errors);
+    return plan->tls != NULL;
+}
+
 static bool configure_log(weir_server_t *server, const weir_conf_t *conf, char **errors)
 {
     char *error = NULL;
@@ -359,7 +373,8 @@ bool weir_reload_apply(weir_server_t *server, weir_conf_t *conf, char **errors)
     plan_t plan = make_plan(conf);
     *errors = NULL;
     keep_bindings(server, &plan);
-    if (!bind_new(server, &plan, errors) || !configure_log(server, conf, errors)) {
+    if (!load_certificates(server, conf, &plan, errors) || !bind_new(server, &plan, errors) ||
+        !configure_log(server, conf, errors)) {
         undo_plan(&plan);
         return false;
     }

@@ -7,11 +7,12 @@
 
 enum {
     NAMES_MAX = 1024,
-    THREADS_MAX = 4, /* look-ups under way; a name server that does not answer holds one for many seconds */
+    THREADS_MAX = 16, /* look-ups under way; a name server that does not answer holds one for many seconds */
     STACK_BYTES = 512 * 1024,
 };
 
 static const int64_t FAILURE_NS = INT64_C(1000000000);
+static const int64_t OLD_ANSWER_NS = 100 * INT64_C(1000000); /* a new one is waited for where there is an old one */
 
 /* What a look-up found; shared by the name and the answers under way. Ports are not set. */
 typedef struct {
@@ -37,6 +38,7 @@ struct weir_resolve {
     weir_resolver_t *resolver;
     weir_worker_t *worker;
     h2o_linklist_t link; /* in name->questions; not linked: the answer is on its way */
+    h2o_timeout_entry_t timer; /* runs where `found` is an old answer */
     found_t *found;
     uint16_t port;
     bool cancelled; /* after that; the worker's thread only */
@@ -130,6 +132,7 @@ static void deliver(weir_worker_t *worker, void *argument)
 {
     weir_resolve_t *question = argument;
     weir_addresses_t addresses;
+    weir_timer_stop(&question->timer);
     if (!question->cancelled) {
         copy_found(question->found, question->port, &addresses);
         question->answer(question->argument, &addresses);
@@ -145,12 +148,14 @@ static void answer_all(name_t *name, found_t *found)
         weir_resolve_t *question = H2O_STRUCT_FROM_MEMBER(weir_resolve_t, link, name->questions.next);
         h2o_linklist_unlink(&question->link);
         atomic_fetch_add(&found->references, 1);
+        release_found(question->found);
         question->found = found;
         weir_worker_post(question->worker, deliver, question);
     }
 }
 
-void weir_resolve_cancel(weir_resolve_t *question)
+/* False: its answer is on its way. */
+static bool take_back(weir_resolve_t *question)
 {
     weir_resolver_t *resolver = question->resolver;
     pthread_mutex_lock(&resolver->mutex);
@@ -158,10 +163,23 @@ void weir_resolve_cancel(weir_resolve_t *question)
     if (waits)
         h2o_linklist_unlink(&question->link);
     pthread_mutex_unlock(&resolver->mutex);
-    if (waits)
-        free(question);
-    else
-        question->cancelled = true; /* deliver() frees it */
+    return waits;
+}
+
+/* The old answer is better than none. */
+static void on_new_answer_late(h2o_timeout_entry_t *entry)
+{
+    weir_resolve_t *question = H2O_STRUCT_FROM_MEMBER(weir_resolve_t, timer, entry);
+    if (take_back(question))
+        deliver(question->worker, question);
+}
+
+void weir_resolve_cancel(weir_resolve_t *question)
+{
+    weir_timer_stop(&question->timer);
+    question->cancelled = true;
+    if (take_back(question))
+        deliver(question->worker, question); /* which frees it */
 }
 
 /* --- names, under the lock --- */
@@ -322,6 +340,7 @@ static bool answer_from_memory(weir_resolver_t *resolver, name_t *name, uint16_t
                                weir_addresses_t *addresses)
 {
     int64_t now_ns = weir_clock_now_ns();
+    int64_t age_ns = now_ns - name->found_ns;
     bool failed_just_now = name->failed_ns != INT64_MIN && now_ns - name->failed_ns < FAILURE_NS;
     if (name->found == NULL)
         return false;
@@ -330,16 +349,23 @@ static bool answer_from_memory(weir_resolver_t *resolver, name_t *name, uint16_t
             copy_found(name->found, port, addresses);
         return failed_just_now;
     }
+    if (age_ns >= refresh_ns && !failed_just_now)
+        return false;
     copy_found(name->found, port, addresses);
-    if (!failed_just_now && now_ns - name->found_ns >= refresh_ns)
-        enqueue(resolver, name);
+    if (age_ns >= refresh_ns / 2 && !failed_just_now)
+        enqueue(resolver, name); /* so that a name in use is never waited for */
     return true;
 }
 
 static weir_resolve_t *ask(weir_resolver_t *resolver, weir_worker_t *worker, name_t *name, uint16_t port)
 {
     weir_resolve_t *question = h2o_mem_alloc(sizeof(*question));
-    *question = (weir_resolve_t){.resolver = resolver, .worker = worker, .port = port};
+    *question = (weir_resolve_t){.resolver = resolver, .worker = worker, .port = port, .timer.cb = on_new_answer_late};
+    if (name->found != NULL && name->found->addresses.size != 0) {
+        question->found = name->found;
+        atomic_fetch_add(&question->found->references, 1);
+        weir_timer_start(worker, &question->timer, OLD_ANSWER_NS);
+    }
     h2o_linklist_insert(&name->questions, &question->link);
     enqueue(resolver, name);
     return question;
@@ -386,6 +412,7 @@ static void drop_questions(name_t *name)
     while (!h2o_linklist_is_empty(&name->questions)) {
         weir_resolve_t *question = H2O_STRUCT_FROM_MEMBER(weir_resolve_t, link, name->questions.next);
         h2o_linklist_unlink(&question->link);
+        release_found(question->found);
         free(question);
     }
 }

@@ -3,9 +3,10 @@
 
 /* Names to addresses, off the loop, with a memory.
  *
- * A name's addresses are kept for `refresh`; after that the next asker starts one look-up in the background and goes on
- * with the old ones meanwhile. A failed look-up keeps the old addresses if there are any, and is itself kept for one second.
- * At most one look-up a name is under way; who asks meanwhile waits for that one. Numeric addresses are answered at once.
+ * A name's addresses are kept for `refresh`; who asks in its second half starts a look-up in the background, so that a
+ * name in use is never waited for. Who asks later waits for one - where nothing comes for 100 ms, the old addresses are
+ * better than none; so they are where it fails, and a failure is kept for one second. At most one look-up a name is under
+ * way. Numeric addresses are answered at once.
  * Thread-safe; answers are delivered on the asking worker's thread. */
 
 #include <sys/socket.h>

@@ -8,6 +8,7 @@
 
 typedef struct {
     const weir_conf_route_t *route;
+    weir_conf_dialect_t dialect; /* of its upstream */
     size_t index, path_len;
     char *allow; /* the methods of all routes with this path that fit this host */
 } entry_t;
@@ -16,6 +17,12 @@ struct weir_router {
     size_t count;
     entry_t entries[]; /* in the order in which they are tried */
 };
+
+/* How much of a request it names, beyond path and host. */
+static int names_of(const weir_conf_route_t *route)
+{
+    return (route->methods.size != 0) + (route->models.size != 0);
+}
 
 static int compare(const void *a, const void *b)
 {
@@ -27,8 +34,8 @@ static int compare(const void *a, const void *b)
         return paths;
     if ((x->route->host != NULL) != (y->route->host != NULL))
         return x->route->host != NULL ? -1 : 1;
-    if ((x->route->methods.size != 0) != (y->route->methods.size != 0))
-        return x->route->methods.size != 0 ? -1 : 1;
+    if (names_of(x->route) != names_of(y->route))
+        return names_of(x->route) > names_of(y->route) ? -1 : 1;
     return x->index < y->index ? -1 : 1;
 }
 
@@ -59,13 +66,16 @@ static char *allow_of(const weir_router_t *router, const entry_t *entry)
     return allow;
 }
 
-weir_router_t *weir_router_create(const weir_conf_listener_t *listener)
+weir_router_t *weir_router_create(const weir_conf_t *conf, const weir_conf_listener_t *listener)
 {
     weir_router_t *router = h2o_mem_alloc(sizeof(*router) + sizeof(entry_t) * listener->routes.size);
     router->count = listener->routes.size;
     for (size_t i = 0; i < router->count; ++i) {
         const weir_conf_route_t *route = &listener->routes.entries[i];
-        router->entries[i] = (entry_t){.route = route, .index = i, .path_len = strlen(route->path)};
+        router->entries[i] = (entry_t){.route = route,
+                                       .dialect = conf->upstreams.entries[route->upstream].dialect,
+                                       .index = i,
+                                       .path_len = strlen(route->path)};
     }
     qsort(router->entries, router->count, sizeof(entry_t), compare);
     for (size_t i = 0; i < router->count; ++i)
@@ -114,20 +124,44 @@ static bool method_fits(const entry_t *entry, weir_str_t method)
     return methods->size == 0;
 }
 
-weir_router_match_t weir_router_find(const weir_router_t *router, weir_str_t path, weir_str_t authority, weir_str_t method)
+static bool model_fits(const entry_t *entry, weir_str_t model)
+{
+    const weir_conf_strings_t *models = &entry->route->models;
+    return models->size == 0 || (model.len != 0 && weir_conf_model_matches(models, model.base, model.len));
+}
+
+/* One more route that would do but for its model. */
+static void note_near(weir_router_match_t *none, const entry_t *entry)
+{
+    if (!none->lacks_model)
+        none->dialect = entry->dialect;
+    else if (none->dialect != entry->dialect)
+        none->dialect = WEIR_DIALECT_PLAIN;
+    none->lacks_model = true;
+}
+
+weir_router_match_t weir_router_find(const weir_router_t *router, weir_str_t path, weir_str_t authority, weir_str_t method,
+                                     const weir_str_t *model)
 {
     weir_str_t host = host_of(authority);
     const entry_t *best = NULL;
+    weir_router_match_t none = {.dialect = WEIR_DIALECT_PLAIN};
     for (size_t i = 0; i < router->count; ++i) {
         const entry_t *entry = &router->entries[i];
         if (best != NULL && best->path_len != entry->path_len)
             break;
         if (!path_fits(entry, path) || !host_fits(entry, host))
             continue;
-        if (method_fits(entry, method))
+        bool fits = method_fits(entry, method);
+        if (fits && model == NULL && entry->route->models.size != 0)
+            return (weir_router_match_t){.needs_model = true};
+        if (fits && model_fits(entry, model != NULL ? *model : (weir_str_t){"", 0}))
             return (weir_router_match_t){.route = entry->route, .index = entry->index};
+        if (fits)
+            note_near(&none, entry);
         if (best == NULL)
             best = entry;
     }
-    return (weir_router_match_t){.allow = best != NULL ? best->allow : NULL};
+    none.allow = best != NULL && !none.lacks_model ? best->allow : NULL;
+    return none;
 }

@@ -174,7 +174,7 @@ void weir_exchange_prepare(weir_server_t *server, weir_snapshot_t *snapshot)
     snapshot->routers = zeroed(conf->listeners.size, sizeof(*snapshot->routers));
     snapshot->listener_series = zeroed(conf->listeners.size, sizeof(*snapshot->listener_series));
     for (size_t i = 0; i < conf->listeners.size; ++i) {
-        snapshot->routers[i] = weir_router_create(&conf->listeners.entries[i]);
+        snapshot->routers[i] = weir_router_create(conf, &conf->listeners.entries[i]);
         snapshot->listener_series[i].routes = zeroed(conf->listeners.entries[i].routes.size, sizeof(route_series_t));
     }
     size_t tenants = weir_metrics_tenant_capacity(server->metrics) + 1;

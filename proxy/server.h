@@ -31,6 +31,7 @@ typedef struct weir_listener {
     weir_listener_kind_t kind;
     const char *name; /* own copy */
     weir_series_t connections_series; /* weir_connections{listener} */
+    weir_series_t tunnels_series;     /* weir_tunnels{listener} */
     struct weir_snapshot *last; /* set when it is retired: what its connections go on with; else NULL */
     _Atomic size_t references;
 } weir_listener_t;
@@ -45,6 +46,7 @@ typedef struct weir_snapshot {
     weir_listener_t **listeners;  /* by index into conf->listeners; to compare with, not to follow: they may be gone */
     weir_router_t **routers;      /* by index into conf->listeners (router.h) */
     weir_upstream_t **upstreams;  /* by index into conf->upstreams (upstream.h) */
+    struct weir_tls_set *tls;     /* tls.h */
     struct weir_listener_series *listener_series; /* by index into conf->listeners: caches of metric series (exchange.c) */
     struct weir_limit_series *limit_series;       /* by index into conf->limits */
     weir_series_t **token_series;                 /* by index into conf->upstreams */
@@ -79,12 +81,13 @@ struct weir_worker {
     h2o_linklist_t connections; /* of callers (h1.c) */
     size_t connection_count, exchange_count;
     struct {
-        h2o_mem_recycle_t request, exchange, call, body;
+        h2o_mem_recycle_t request, exchange, call, attempt, body;
     } recycle; /* memory of what ended, for what begins */
     struct weir_tickets *tickets; /* ticket.h */
     size_t held; /* references to `snapshot` that this worker's requests have (snapshot.c) */
     struct weir_departures *departures; /* departures.h */
     h2o_linklist_t parked;      /* connections to upstreams that wait for their next call (upstream.c) */
+    struct weir_warm *warm;     /* warm.h; NULL: none are opened ahead */
     bool draining;              /* answers carry Connection: close, idle connections end */
     char *scratch;              /* WEIR_SCRATCH_BYTES, for one read; nothing keeps a pointer into it over a turn */
     char *scratch_names;        /* WEIR_NAMES_BYTES: names as they were written, and heads that are sent at once */
@@ -103,7 +106,7 @@ struct weir_worker {
     _Atomic int64_t asked_ns; /* since when control waits for a sign of life; 0: it does not */
     /* accept.c */
     struct weir_acceptor *acceptors;
-    bool accept_paused;
+    bool accept_paused, accept_short;
     h2o_timeout_entry_t accept_timer; /* until it is tried again */
 };
 

@@ -4,6 +4,8 @@
 #include <string.h>
 #include "clock.h"
 #include "exchange.h"
+#include "health.h"
+#include "tls.h"
 #include "upstream.h"
 
 weir_listener_t *weir_listener_create(weir_listener_kind_t kind, const char *name)
@@ -34,10 +36,11 @@ void weir_listener_set_last(weir_listener_t *listener, weir_snapshot_t *snapshot
     listener->last = snapshot;
 }
 
-weir_snapshot_t *weir_snapshot_create(weir_server_t *server, weir_conf_t *conf, weir_listener_t *const *listeners)
+weir_snapshot_t *weir_snapshot_create(weir_server_t *server, weir_conf_t *conf, struct weir_tls_set *tls,
+                                      weir_listener_t *const *listeners)
 {
     weir_snapshot_t *snapshot = h2o_mem_alloc(sizeof(*snapshot));
-    *snapshot = (weir_snapshot_t){.conf = conf, .references = 1};
+    *snapshot = (weir_snapshot_t){.conf = conf, .tls = tls, .references = 1};
     weir_conf_acquire(conf);
     server->store->tell_time(server->store, weir_clock_now_ns());
     snapshot->chain = weir_chain_create(conf, server->store);
@@ -47,6 +50,8 @@ weir_snapshot_t *weir_snapshot_create(weir_server_t *server, weir_conf_t *conf, 
     snapshot->upstreams = h2o_mem_alloc((conf->upstreams.size + 1) * sizeof(*snapshot->upstreams));
     for (size_t i = 0; i < conf->upstreams.size; ++i)
         snapshot->upstreams[i] = weir_upstream_acquire(server, &conf->upstreams.entries[i]);
+    for (size_t i = 0; i < conf->upstreams.size; ++i)
+        weir_health_configure(weir_upstream_health(snapshot->upstreams[i]), conf, &conf->upstreams.entries[i]);
     weir_exchange_prepare(server, snapshot);
     return snapshot;
 }
@@ -62,6 +67,7 @@ static void destroy(weir_snapshot_t *snapshot)
     weir_chain_destroy(snapshot->chain);
     for (size_t i = 0; i < snapshot->conf->upstreams.size; ++i)
         weir_upstream_release(snapshot->upstreams[i]);
+    weir_tls_set_destroy(snapshot->tls);
     free(snapshot->upstreams);
     free(snapshot->listeners);
     weir_conf_release(snapshot->conf);

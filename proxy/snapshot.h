@@ -10,7 +10,9 @@ weir_listener_t *weir_listener_create(weir_listener_kind_t kind, const char *nam
  * without it. */
 void weir_listener_set_last(weir_listener_t *listener, weir_snapshot_t *snapshot);
 
-/* All that is made of a configuration; acquires it. `listeners`: by index into conf->listeners, copied. */
-weir_snapshot_t *weir_snapshot_create(weir_server_t *server, weir_conf_t *conf, weir_listener_t *const *listeners);
+/* All that is made of a configuration; acquires it, and takes over `tls`. `listeners`: by index into conf->listeners,
+ * copied. */
+weir_snapshot_t *weir_snapshot_create(weir_server_t *server, weir_conf_t *conf, struct weir_tls_set *tls,
+                                      weir_listener_t *const *listeners);
 
 #endif

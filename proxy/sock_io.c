@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { COALESCED_BYTES_MAX = 4096 };
@@ -67,14 +68,36 @@ static h2o_iovec_t copy_rest(const h2o_iovec_t *bufs, size_t count)
     return h2o_iovec_init(rest, len);
 }
 
+/* The rest of what was sealed is what waits: it cannot be sealed again. */
+static weir_write_result_t write_sealed(h2o_socket_t *sock, weir_tls_t *tls, const h2o_iovec_t *bufs, size_t count,
+                                        char **pending, h2o_socket_cb cb)
+{
+    h2o_iovec_t sealed = weir_tls_seal(tls, bufs, count);
+    if (sealed.base == NULL)
+        return WEIR_WRITE_FAILED;
+    h2o_iovec_t rest = sealed;
+    ssize_t written = write_now(h2o_socket_get_fd(sock), &rest, 1);
+    if (written == -1 && errno == EAGAIN)
+        written = 0;
+    if (written >= 0 && advance(&rest, 1, (size_t)written) == 0 && cb != NULL) {
+        *pending = sealed.base;
+        h2o_socket_write(sock, &rest, 1, cb);
+        return WEIR_WRITE_PENDING;
+    }
+    free(sealed.base);
+    if (written == (ssize_t)sealed.len)
+        return WEIR_WRITE_DONE;
+    weir_tls_break(tls); /* a record is cut off */
+    return WEIR_WRITE_FAILED;
+}
+
 weir_write_result_t weir_sock_write(h2o_socket_t *sock, h2o_iovec_t *bufs, size_t count, char **pending,
                                     h2o_socket_cb cb)
 {
+    weir_tls_t *tls = weir_tls_of(sock);
     *pending = NULL;
-    if (sock->ssl != NULL) {
-        h2o_socket_write(sock, bufs, count, cb);
-        return WEIR_WRITE_PENDING;
-    }
+    if (tls != NULL)
+        return write_sealed(sock, tls, bufs, count, pending, cb);
     ssize_t written = write_now(h2o_socket_get_fd(sock), bufs, count);
     if (written == -1) {
         if (errno != EAGAIN)
@@ -94,10 +117,22 @@ weir_write_result_t weir_sock_write(h2o_socket_t *sock, h2o_iovec_t *bufs, size_
 
 ssize_t weir_sock_read(h2o_socket_t *sock, char *into, size_t capacity)
 {
+    weir_tls_t *tls = weir_tls_of(sock);
     ssize_t got;
+    if (tls != NULL)
+        return weir_tls_read(tls, into, capacity);
     while ((got = recv(h2o_socket_get_fd(sock), into, capacity, 0)) == -1 && errno == EINTR)
         ;
     return got;
+}
+
+bool weir_sock_is_quiet(h2o_socket_t *sock)
+{
+    weir_tls_t *tls = weir_tls_of(sock);
+    char bytes[WEIR_TLS_READ_BYTES_MIN];
+    ssize_t got = tls != NULL ? weir_tls_read(tls, bytes, sizeof(bytes))
+                              : recv(h2o_socket_get_fd(sock), bytes, 1, MSG_PEEK | MSG_DONTWAIT);
+    return got == -1 && errno == EAGAIN;
 }
 
 void weir_sock_keep(h2o_socket_t *sock, const char *bytes, size_t len)
@@ -115,6 +150,38 @@ void weir_sock_reset_on_close(h2o_socket_t *sock)
 {
     struct linger linger = {.l_onoff = 1, .l_linger = 0};
     setsockopt(h2o_socket_get_fd(sock), SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+    if (weir_tls_of(sock) != NULL)
+        weir_tls_break(weir_tls_of(sock));
+}
+
+void weir_sock_end(h2o_socket_t *sock)
+{
+    if (weir_tls_of(sock) != NULL)
+        weir_tls_end(weir_tls_of(sock));
+    shutdown(h2o_socket_get_fd(sock), SHUT_WR);
+}
+
+void weir_sock_close(h2o_socket_t *sock)
+{
+    if (weir_tls_of(sock) != NULL)
+        weir_tls_end(weir_tls_of(sock));
+    h2o_socket_close(sock);
+}
+
+void weir_sock_leave(h2o_socket_t *sock, weir_sock_moved_t *moved)
+{
+    moved->tls = weir_tls_of(sock) != NULL ? weir_tls_leave(sock) : NULL;
+    if (h2o_socket_export(sock, &moved->exported) != 0)
+        h2o_fatal("a socket cannot be moved");
+}
+
+h2o_socket_t *weir_sock_arrive(h2o_loop_t *loop, size_t worker, weir_sock_moved_t *moved)
+{
+    h2o_socket_t *sock = h2o_socket_import(loop, &moved->exported);
+    h2o_socket_dont_read(sock, 1);
+    if (moved->tls != NULL)
+        weir_tls_join(sock, moved->tls, worker);
+    return sock;
 }
 
 int64_t weir_sock_progress(h2o_socket_t *sock)

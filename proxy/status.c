@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "health.h"
 #include "page.h"
 #include "upstream.h"
 #include "words.h"
@@ -125,7 +126,59 @@ static void write_listener(weir_json_out_t *out, weir_server_t *server, const we
     weir_json_out_close(out, '}');
 }
 
-static void write_upstream(weir_json_out_t *out, const weir_conf_upstream_t *conf, const weir_upstream_t *upstream)
+static void write_breaker(weir_json_out_t *out, const weir_health_state_t *state)
+{
+    weir_json_out_open(out, NULL, '{');
+    weir_json_out_string(out, "model", state->model);
+    weir_json_out_string(out, "state", state->word);
+    weir_json_out_bool(out, "by_hand", state->is_forced);
+    weir_json_out_integer(out, "retry_after_seconds", (state->retry_after_ns + 999999999) / 1000000000);
+    weir_json_out_integer(out, "requests", state->requests);
+    weir_json_out_integer(out, "failures", state->failures);
+    weir_json_out_close(out, '}');
+}
+
+static void write_breakers(weir_json_out_t *out, const weir_conf_upstream_t *conf, weir_health_t *health)
+{
+    size_t count = conf->breaker.by_model ? weir_health_count(health) : 1;
+    weir_json_out_open(out, "breakers", '[');
+    for (size_t i = 0; i != count && conf->breaker.enabled; ++i) {
+        weir_health_state_t state = weir_health_state(health, conf, i);
+        write_breaker(out, &state);
+    }
+    weir_json_out_close(out, ']');
+}
+
+/* Who is paused by a 429 or 529, and whether other sidecars of the fleet hear of it: the memory store tells nobody. */
+static void write_throttle(weir_json_out_t *out, const weir_store_t *store, const weir_conf_upstream_t *conf,
+                           weir_health_t *health)
+{
+    const weir_conf_upstream_breaker_throttle_t *throttle = &conf->breaker.throttle;
+    bool is_enabled = conf->breaker.enabled && throttle->enabled;
+    weir_health_pauses_t pauses = weir_health_pauses(health);
+    weir_json_out_open(out, "throttle", '{');
+    weir_json_out_bool(out, "enabled", is_enabled);
+    weir_json_out_bool(out, "shared", is_enabled && throttle->shared && store->is_shared);
+    weir_json_out_integer(out, "paused", pauses.count);
+    weir_status_write_seconds(out, "longest_seconds", pauses.longest_ns);
+    weir_json_out_close(out, '}');
+}
+
+/* Of the last 10 s: first tries and further ones, and whether one more would be made. */
+static void write_retry(weir_json_out_t *out, const weir_conf_upstream_t *conf, weir_health_t *health)
+{
+    bool is_enabled = conf->retry.enabled && conf->retry.attempts > 1;
+    weir_retry_budget_told_t told = weir_health_budget(health, conf);
+    weir_json_out_open(out, "retry", '{');
+    weir_json_out_bool(out, "enabled", is_enabled);
+    weir_json_out_integer(out, "requests", told.requests);
+    weir_json_out_integer(out, "retries", told.retries);
+    weir_json_out_bool(out, "budget_spent", is_enabled && !told.fits);
+    weir_json_out_close(out, '}');
+}
+
+static void write_upstream(weir_json_out_t *out, const weir_store_t *store, const weir_conf_upstream_t *conf,
+                           const weir_upstream_t *upstream)
 {
     weir_json_out_open(out, NULL, '{');
     weir_json_out_string(out, "name", conf->name);
@@ -133,6 +186,9 @@ static void write_upstream(weir_json_out_t *out, const weir_conf_upstream_t *con
     weir_json_out_string(out, "dialect", weir_word_dialect(conf->dialect));
     weir_json_out_integer(out, "active", (int64_t)weir_upstream_active(upstream));
     weir_json_out_integer(out, "idle", (int64_t)weir_upstream_idle(upstream));
+    write_breakers(out, conf, weir_upstream_health(upstream));
+    write_throttle(out, store, conf, weir_upstream_health(upstream));
+    write_retry(out, conf, weir_upstream_health(upstream));
     weir_json_out_close(out, '}');
 }
 
@@ -235,7 +291,7 @@ void weir_status_answer(h2o_req_t *req)
     weir_json_out_close(&out, ']');
     weir_json_out_open(&out, "upstreams", '[');
     for (size_t i = 0; i != conf->upstreams.size; ++i)
-        write_upstream(&out, &conf->upstreams.entries[i], server->snapshot->upstreams[i]);
+        write_upstream(&out, server->store, &conf->upstreams.entries[i], server->snapshot->upstreams[i]);
     weir_json_out_close(&out, ']');
     weir_json_out_close(&out, '}');
     weir_page_answer_written(req, "application/json", &writing);

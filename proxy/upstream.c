@@ -1,21 +1,32 @@
 #include "upstream.h"
 
-#include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
+#include "health.h"
+#include "sock_io.h"
+#include "warm.h"
+
+enum { AVOIDED_MAX = 4 };
+
+static const int64_t AVOIDED_NS = 10 * INT64_C(1000000000);
 
 /* Parked connections of one worker. Others only read `size`. */
 typedef struct {
     h2o_linklist_t parked; /* the one parked last is first */
     _Atomic size_t size;
+    struct {
+        uint64_t address;
+        int64_t until_ns;
+    } avoided[AVOIDED_MAX]; /* the one that failed last is first */
 } pool_t;
 
 enum { OUTCOME_OK, OUTCOME_4XX, OUTCOME_5XX, OUTCOME_REASONS };
 
 struct weir_upstream {
     char *name, *url;
+    weir_health_t *health;
     weir_server_t *server;
     _Atomic size_t references;
     _Atomic size_t open, open_max, idle_max;
@@ -29,13 +40,15 @@ struct weir_upstream {
     pool_t pools[];
 };
 
-/* A place in the queue for a permit. WAITING: in the list. GRANTED: out of it, a message to its worker is on its way.
- * LEFT: granted, but nobody is there to take it any more. */
+/* A place in the queue for a permit. WAITING: in the list. GRANTED: out of it, a message to its worker is on its way,
+ * which may bring a connection. LEFT: granted, but nobody is there to take it any more. */
 struct weir_permit_wait {
     h2o_linklist_t link;
     weir_upstream_t *upstream;
     weir_worker_t *worker;
     enum { WAITING, GRANTED, LEFT } state;
+    weir_upconn_t *conn; /* with a permit of its own, and `moved` for its socket; NULL: a permit */
+    weir_sock_moved_t moved;
     void (*granted)(void *argument, weir_upconn_t *conn);
     void *argument;
 };
@@ -69,6 +82,7 @@ static weir_upstream_t *create(weir_server_t *server, const weir_conf_upstream_t
     memset(upstream, 0, sizeof(*upstream) + sizeof(pool_t) * pool_count);
     upstream->name = h2o_strdup(NULL, conf->name, SIZE_MAX).base;
     upstream->url = h2o_strdup(NULL, conf->url.text, SIZE_MAX).base;
+    upstream->health = weir_health_create(conf->name);
     upstream->server = server;
     upstream->pool_count = pool_count;
     pthread_mutex_init(&upstream->lock, NULL);
@@ -100,9 +114,15 @@ void weir_upstream_release(weir_upstream_t *upstream)
     if (atomic_fetch_sub(&upstream->references, 1) != 1)
         return;
     pthread_mutex_destroy(&upstream->lock);
+    weir_health_destroy(upstream->health);
     free(upstream->name);
     free(upstream->url);
     free(upstream);
+}
+
+weir_health_t *weir_upstream_health(const weir_upstream_t *upstream)
+{
+    return upstream->health;
 }
 
 const char *weir_upstream_name(const weir_upstream_t *upstream)
@@ -163,6 +183,9 @@ static bool try_permit(weir_upstream_t *upstream)
     return false;
 }
 
+static void arrive(weir_worker_t *worker, weir_permit_wait_t *wait);
+static void repark(weir_upconn_t *conn);
+
 static void on_grant(weir_worker_t *worker, void *argument)
 {
     weir_permit_wait_t *wait = argument;
@@ -170,30 +193,36 @@ static void on_grant(weir_worker_t *worker, void *argument)
     pthread_mutex_lock(&upstream->lock);
     bool left = wait->state == LEFT;
     pthread_mutex_unlock(&upstream->lock);
-    if (left)
-        weir_upstream_give_permit_back(upstream, worker);
+    if (wait->conn != NULL)
+        arrive(worker, wait);
+    if (!left)
+        wait->granted(wait->argument, wait->conn);
+    else if (wait->conn != NULL)
+        repark(wait->conn);
     else
-        wait->granted(wait->argument, NULL);
+        weir_upstream_give_permit_back(upstream, worker);
     free(wait);
     weir_upstream_release(upstream);
 }
 
-static weir_permit_wait_t *pop_wait(weir_upstream_t *upstream, weir_worker_t *only)
+/* The oldest; NULL: nobody waits. */
+static weir_permit_wait_t *pop_wait(weir_upstream_t *upstream)
 {
     weir_permit_wait_t *wait = NULL;
     pthread_mutex_lock(&upstream->lock);
     if (!h2o_linklist_is_empty(&upstream->waits)) {
         wait = H2O_STRUCT_FROM_MEMBER(weir_permit_wait_t, link, upstream->waits.next);
-        if (only != NULL && wait->worker != only) {
-            wait = NULL;
-        } else {
-            h2o_linklist_unlink(&wait->link);
-            wait->state = GRANTED;
-            atomic_fetch_sub(&upstream->waiting, 1);
-        }
+        h2o_linklist_unlink(&wait->link);
+        wait->state = GRANTED;
+        atomic_fetch_sub(&upstream->waiting, 1);
     }
     pthread_mutex_unlock(&upstream->lock);
     return wait;
+}
+
+bool weir_upstream_take_permit(weir_upstream_t *upstream)
+{
+    return atomic_load(&upstream->waiting) == 0 && try_permit(upstream);
 }
 
 /* A reload made the cap lower than what is open: what comes back is not given out again. */
@@ -205,7 +234,7 @@ static bool is_over(const weir_upstream_t *upstream)
 void weir_upstream_give_permit_back(weir_upstream_t *upstream, weir_worker_t *worker)
 {
     if (atomic_load(&upstream->waiting) != 0 && !is_over(upstream)) {
-        weir_permit_wait_t *wait = pop_wait(upstream, NULL);
+        weir_permit_wait_t *wait = pop_wait(upstream);
         if (wait != NULL) {
             weir_worker_post(wait->worker, on_grant, wait);
             return;
@@ -217,38 +246,29 @@ void weir_upstream_give_permit_back(weir_upstream_t *upstream, weir_worker_t *wo
         weir_upstream_give_permit_back(upstream, worker);
 }
 
-static void on_evict(weir_worker_t *worker, void *argument);
+static void on_wanted(weir_worker_t *worker, void *argument);
 
-/* A worker may hold parked connections that another one waits for: it closes its oldest. */
-static void ask_for_eviction(weir_upstream_t *upstream)
+/* A worker may hold parked connections that another one waits for: the one that has most is asked for its oldest. */
+static void ask_for_parked(weir_upstream_t *upstream)
 {
+    size_t most = 0, holder = 0;
     for (size_t i = 0; i < upstream->server->worker_count; ++i) {
-        if (atomic_load(&upstream->pools[i].size) == 0)
-            continue;
-        atomic_fetch_add(&upstream->references, 1);
-        weir_worker_post(upstream->server->workers[i], on_evict, upstream);
+        size_t size = atomic_load(&upstream->pools[i].size);
+        if (size > most) {
+            most = size;
+            holder = i;
+        }
+    }
+    if (most == 0)
         return;
-    }
-}
-
-/* None is left where two were asked for one: then another worker may still have some. */
-static void on_evict(weir_worker_t *worker, void *argument)
-{
-    weir_upstream_t *upstream = argument;
-    pool_t *pool = &upstream->pools[worker->index];
-    if (atomic_load(&upstream->waiting) != 0) {
-        if (h2o_linklist_is_empty(&pool->parked))
-            ask_for_eviction(upstream);
-        else
-            weir_upconn_close(H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, pool->parked.prev));
-    }
-    weir_upstream_release(upstream);
+    atomic_fetch_add(&upstream->references, 1);
+    weir_worker_post(upstream->server->workers[holder], on_wanted, upstream);
 }
 
 bool weir_upstream_ask_permit(weir_upstream_t *upstream, weir_worker_t *worker, weir_permit_wait_t **wait,
                               void (*granted)(void *argument, weir_upconn_t *conn), void *argument)
 {
-    if (atomic_load(&upstream->waiting) == 0 && try_permit(upstream))
+    if (weir_upstream_take_permit(upstream))
         return true;
     weir_permit_wait_t *place = h2o_mem_alloc(sizeof(*place));
     *place = (weir_permit_wait_t){
@@ -263,7 +283,7 @@ bool weir_upstream_ask_permit(weir_upstream_t *upstream, weir_worker_t *worker, 
     if (try_permit(upstream))
         weir_upstream_give_permit_back(upstream, worker);
     else
-        ask_for_eviction(upstream);
+        ask_for_parked(upstream);
     return false;
 }
 
@@ -285,12 +305,58 @@ void weir_upstream_stop_waiting(weir_permit_wait_t *wait)
     weir_upstream_release(upstream);
 }
 
+/* --- addresses that failed --- */
+
+/* FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/ */
+static uint64_t hash(uint64_t value, const void *bytes, size_t len)
+{
+    for (size_t i = 0; i < len; ++i)
+        value = (value ^ ((const uint8_t *)bytes)[i]) * UINT64_C(0x100000001b3);
+    return value;
+}
+
+uint64_t weir_upstream_address(const struct sockaddr *address)
+{
+    const struct sockaddr_in *in = (const struct sockaddr_in *)address;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+    uint64_t value = UINT64_C(0xcbf29ce484222325);
+    switch (address->sa_family) {
+    case AF_INET:
+        return hash(hash(value, &in->sin_port, sizeof(in->sin_port)), &in->sin_addr, sizeof(in->sin_addr));
+    case AF_INET6:
+        return hash(hash(value, &in6->sin6_port, sizeof(in6->sin6_port)), &in6->sin6_addr, sizeof(in6->sin6_addr));
+    default:
+        return value; /* an upstream has one unix socket at most */
+    }
+}
+
+void weir_upstream_avoid(weir_upstream_t *upstream, weir_worker_t *worker, uint64_t address)
+{
+    pool_t *pool = &upstream->pools[worker->index];
+    size_t i = 0;
+    while (i < AVOIDED_MAX - 1 && pool->avoided[i].address != address)
+        ++i;
+    memmove(pool->avoided + 1, pool->avoided, i * sizeof(pool->avoided[0]));
+    pool->avoided[0].address = address;
+    pool->avoided[0].until_ns = weir_clock_turn_ns + AVOIDED_NS;
+}
+
+bool weir_upstream_avoids(const weir_upstream_t *upstream, const weir_worker_t *worker, uint64_t address)
+{
+    const pool_t *pool = &upstream->pools[worker->index];
+    for (size_t i = 0; i < AVOIDED_MAX; ++i)
+        if (pool->avoided[i].address == address)
+            return weir_clock_turn_ns < pool->avoided[i].until_ns;
+    return false;
+}
+
 /* --- connections --- */
 
-weir_upconn_t *weir_upconn_create(weir_upstream_t *upstream, weir_worker_t *worker, h2o_socket_t *sock)
+weir_upconn_t *weir_upconn_create(weir_upstream_t *upstream, weir_worker_t *worker, h2o_socket_t *sock,
+                                  uint64_t address)
 {
     weir_upconn_t *conn = h2o_mem_alloc(sizeof(*conn));
-    *conn = (weir_upconn_t){.sock = sock, .upstream = upstream, .worker = worker};
+    *conn = (weir_upconn_t){.sock = sock, .upstream = upstream, .worker = worker, .address = address};
     atomic_fetch_add(&upstream->references, 1);
     sock->data = conn;
     h2o_socket_dont_read(sock, 1);
@@ -318,32 +384,56 @@ void weir_upconn_close(weir_upconn_t *conn)
     if (h2o_linklist_is_linked(&conn->pool_link))
         unpark(conn);
     weir_metrics_add(worker->metrics, upstream->active_gauge, -1);
-    h2o_socket_close(conn->sock);
+    weir_sock_close(conn->sock);
     free(conn);
     weir_upstream_give_permit_back(upstream, worker);
     weir_upstream_release(upstream);
 }
 
-weir_upconn_t *weir_upstream_take_parked(weir_upstream_t *upstream, weir_worker_t *worker)
+weir_upconn_t *weir_upstream_take_parked(weir_upstream_t *upstream, weir_worker_t *worker,
+                                         const weir_tls_context_t *context)
 {
     pool_t *pool = &upstream->pools[worker->index];
-    if (h2o_linklist_is_empty(&pool->parked))
-        return NULL;
-    weir_upconn_t *conn = H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, pool->parked.next);
-    unpark(conn);
-    return conn;
+    while (!h2o_linklist_is_empty(&pool->parked)) {
+        weir_upconn_t *conn = H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, pool->parked.next);
+        if (weir_upconn_is_by(conn, context)) {
+            unpark(conn);
+            return conn;
+        }
+        weir_upconn_close(conn);
+    }
+    return NULL;
+}
+
+size_t weir_upstream_count_parked(const weir_upstream_t *upstream, const weir_worker_t *worker,
+                                  const weir_tls_context_t *context, int64_t at_ns)
+{
+    const h2o_linklist_t *parked = &upstream->pools[worker->index].parked;
+    size_t count = 0;
+    for (const h2o_linklist_t *node = parked->next; node != parked; node = node->next) {
+        const weir_upconn_t *conn = H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, node);
+        count += conn->parked_until_ns > at_ns && weir_upconn_is_by(conn, context);
+    }
+    return count;
+}
+
+bool weir_upconn_is_by(const weir_upconn_t *conn, const weir_tls_context_t *context)
+{
+    const weir_tls_t *tls = weir_tls_of(conn->sock);
+    return tls == NULL ? context == NULL : weir_tls_is_by(tls, context);
 }
 
 bool weir_upconn_is_open(const weir_upconn_t *conn)
 {
-    char byte;
-    return recv(h2o_socket_get_fd(conn->sock), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == -1 && errno == EAGAIN;
+    return weir_sock_is_quiet(conn->sock);
 }
 
+/* It closed, or it talks without being asked: either way it is not to be used again. But TLS has its own to say. */
 static void on_parked_readable(h2o_socket_t *sock, const char *err)
 {
-    /* It closed, or it talks without being asked: either way it is not to be used again. */
-    weir_upconn_close(sock->data);
+    weir_upconn_t *conn = sock->data;
+    if (!weir_upconn_is_open(conn))
+        weir_upconn_close(conn);
 }
 
 static void on_parked_long(h2o_timeout_entry_t *entry)
@@ -351,53 +441,116 @@ static void on_parked_long(h2o_timeout_entry_t *entry)
     weir_upconn_close(H2O_STRUCT_FROM_MEMBER(weir_upconn_t, timer, entry));
 }
 
-/* The oldest wait, if it is this worker's, goes on with the connection at once. */
+/* --- from one call to the next --- */
+
+/* Off to the wait's worker, that will `arrive` it. */
+static void send_off(weir_upconn_t *conn, weir_permit_wait_t *wait)
+{
+    weir_metrics_add(conn->worker->metrics, conn->upstream->active_gauge, -1);
+    weir_sock_leave(conn->sock, &wait->moved);
+    conn->sock = NULL;
+    wait->conn = conn;
+    weir_worker_post(wait->worker, on_grant, wait);
+}
+
+static void arrive(weir_worker_t *worker, weir_permit_wait_t *wait)
+{
+    weir_upconn_t *conn = wait->conn;
+    conn->worker = worker;
+    conn->sock = weir_sock_arrive(worker->ctx.loop, worker->index, &wait->moved);
+    conn->sock->data = conn;
+    weir_metrics_add(worker->metrics, conn->upstream->active_gauge, 1);
+}
+
+/* The oldest wait goes on with the connection; false: there is none. */
 static bool hand_over(weir_upconn_t *conn)
 {
     weir_upstream_t *upstream = conn->upstream;
-    weir_permit_wait_t *wait = pop_wait(upstream, conn->worker);
+    weir_permit_wait_t *wait = atomic_load(&upstream->waiting) != 0 && !is_over(upstream) ? pop_wait(upstream) : NULL;
     if (wait == NULL)
         return false;
+    if (wait->worker != conn->worker) {
+        send_off(conn, wait);
+        return true;
+    }
     wait->granted(wait->argument, conn);
     free(wait);
     weir_upstream_release(upstream);
     return true;
 }
 
-void weir_upconn_park(weir_upconn_t *conn, int64_t idle_ns)
+/* None is left where two asked for one, or one more must be closed: then another worker may still have some. */
+static void on_wanted(weir_worker_t *worker, void *argument)
+{
+    weir_upstream_t *upstream = argument;
+    h2o_linklist_t *parked = &upstream->pools[worker->index].parked;
+    if (atomic_load(&upstream->waiting) != 0 && !h2o_linklist_is_empty(parked)) {
+        weir_upconn_t *oldest = H2O_STRUCT_FROM_MEMBER(weir_upconn_t, pool_link, parked->prev);
+        if (weir_upconn_is_open(oldest)) {
+            unpark(oldest);
+            repark(oldest);
+        } else {
+            weir_upconn_close(oldest);
+        }
+    }
+    if (atomic_load(&upstream->waiting) != 0)
+        ask_for_parked(upstream);
+    weir_upstream_release(upstream);
+}
+
+/* --- parking --- */
+
+bool weir_upstream_has_room(const weir_upstream_t *upstream)
+{
+    return weir_upstream_idle(upstream) < atomic_load_explicit(&upstream->idle_max, memory_order_relaxed);
+}
+
+static void put_into_pool(weir_upconn_t *conn)
 {
     weir_upstream_t *upstream = conn->upstream;
     weir_worker_t *worker = conn->worker;
     pool_t *pool = &upstream->pools[worker->index];
-    int64_t timeout_ns = atomic_load_explicit(&upstream->idle_timeout_ns, memory_order_relaxed);
-
-    conn->call = NULL;
-    ++conn->served;
-    if (atomic_load(&upstream->waiting) != 0) {
-        if (is_over(upstream) || !hand_over(conn))
-            weir_upconn_close(conn);
-        return;
-    }
-    if (worker->draining || is_over(upstream) ||
-        weir_upstream_idle(upstream) >= atomic_load_explicit(&upstream->idle_max, memory_order_relaxed)) {
-        weir_upconn_close(conn);
-        return;
-    }
-    conn->parked_ns = weir_clock_turn_ns;
     h2o_linklist_insert(pool->parked.next, &conn->pool_link);
     h2o_linklist_insert(&worker->parked, &conn->worker_link);
     atomic_store(&pool->size, atomic_load_explicit(&pool->size, memory_order_relaxed) + 1);
     weir_metrics_add(worker->metrics, upstream->idle_gauge, 1);
     weir_metrics_add(worker->metrics, upstream->active_gauge, -1);
     conn->timer.cb = on_parked_long;
-    weir_timer_start(worker, &conn->timer, idle_ns != 0 && idle_ns < timeout_ns ? idle_ns : timeout_ns);
+    weir_timer_start(worker, &conn->timer, conn->parked_until_ns - weir_clock_turn_ns);
     h2o_socket_read_start(conn->sock, on_parked_readable);
     if (atomic_load(&upstream->waiting) != 0) /* who came to wait since the first look did not see it here */
+        ask_for_parked(upstream);
+}
+
+/* For the one who waits, else for the next call. But TLS may still be writing something of its own. */
+static void repark(weir_upconn_t *conn)
+{
+    const weir_upstream_t *upstream = conn->upstream;
+    bool is_busy = h2o_socket_is_writing(conn->sock);
+    if (!is_busy && hand_over(conn))
+        return;
+    if (is_busy || conn->worker->draining || is_over(upstream) || !weir_upstream_has_room(upstream) ||
+        conn->parked_until_ns <= weir_clock_turn_ns)
         weir_upconn_close(conn);
+    else
+        put_into_pool(conn);
+}
+
+void weir_upconn_park(weir_upconn_t *conn, int64_t idle_ns)
+{
+    int64_t timeout_ns = atomic_load_explicit(&conn->upstream->idle_timeout_ns, memory_order_relaxed);
+    if (idle_ns == 0 || idle_ns > timeout_ns)
+        idle_ns = timeout_ns;
+    conn->attempt = NULL;
+    ++conn->served;
+    conn->parked_ns = weir_clock_turn_ns;
+    conn->parked_until_ns = conn->parked_ns + idle_ns;
+    repark(conn);
 }
 
 void weir_upstream_close_parked(weir_worker_t *worker)
 {
+    weir_warm_stop(worker);
     while (!h2o_linklist_is_empty(&worker->parked))
         weir_upconn_close(H2O_STRUCT_FROM_MEMBER(weir_upconn_t, worker_link, worker->parked.next));
 }

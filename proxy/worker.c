@@ -166,7 +166,7 @@ void weir_worker_open(weir_worker_t *worker)
     h2o_context_init(&worker->ctx, h2o_evloop_create(), worker->config);
     h2o_multithread_register_receiver(worker->ctx.queue, &worker->messages, on_messages);
     worker->recycle.request.max = worker->recycle.exchange.max = REQUESTS_KEPT;
-    worker->recycle.call.max = worker->recycle.body.max = REQUESTS_KEPT;
+    worker->recycle.call.max = worker->recycle.attempt.max = worker->recycle.body.max = REQUESTS_KEPT;
     worker->head_fields = h2o_mem_alloc(sizeof(*worker->head_fields) * WEIR_HEAD_FIELDS_MAX);
     worker->head_names = h2o_mem_alloc(sizeof(*worker->head_names) * WEIR_HEAD_FIELDS_MAX);
     worker->scratch = h2o_mem_alloc(WEIR_SCRATCH_BYTES);
@@ -222,6 +222,7 @@ void weir_worker_close(weir_worker_t *worker)
     free_kept(&worker->recycle.request);
     free_kept(&worker->recycle.exchange);
     free_kept(&worker->recycle.call);
+    free_kept(&worker->recycle.attempt);
     free_kept(&worker->recycle.body);
     free_kept(&h2o_socket_buffer_prototype.allocator);
     take_kept_chunks(worker);

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Builds weir and tests it; the last line says `N passed, N failed`.
-# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim http clients fuzz; none named: all of them
+# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim http faults clients fuzz; none named: all of them
 #
 #   tidy      tests/tidy.py                       include directions, clocks in filters/, rows, generated files
 #   unit      cmocka, by ctest                    as released, under ASan + UBSan, under TSan
 #   sim       tests/sim, by ctest                 filters in virtual time: as released, under ASan + UBSan
 #   http      pytest tests/http, the real binary  as released, under ASan + UBSan, under TSan with four workers
+#   faults    pytest tests/faults, a fault proxy   as released, under ASan + UBSan
 #   clients   node tests/clients/run.mjs          the real SDKs through weir to a mock of their providers
 #   fuzz      libFuzzer over tests/fuzz/corpus    FUZZ_SECONDS (15) each
 #
@@ -15,7 +16,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
 logs=build/logs
 python=/usr/bin/python3 # Debian's: another one on PATH does not see apt's modules
-all="tidy unit sim http clients fuzz"
+all="tidy unit sim http faults clients fuzz"
 
 say() { printf '%s\n' "$@"; }
 
@@ -52,12 +53,13 @@ run_ctest() { # BUILD LAYER [WRAPPER...]
     limited 300 "$@" ctest --test-dir "$build" -R "$names" -V --no-tests=error --timeout 240
 }
 
-run_pytest() { # BUILD WORKERS [WRAPPER...]
-    WEIR_BIN=$root/$1/weir WEIR_WORKERS=$2 PYTHONDONTWRITEBYTECODE=1
+run_pytest() { # LAYER BUILD WORKERS [WRAPPER...]
+    WEIR_BIN=$root/$2/weir WEIR_WORKERS=$3 PYTHONDONTWRITEBYTECODE=1
     export WEIR_BIN WEIR_WORKERS PYTHONDONTWRITEBYTECODE
-    shift 2
+    tests=tests/$1
+    shift 3
     limited 1080 "$@" "$python" -m pytest -q -ra -p no:cacheprovider --durations=8 \
-        --junitxml="$logs/$part.xml" tests/http
+        --junitxml="$logs/$part.xml" "$tests"
 }
 
 # Debian's Node is too old for the mock of the providers, which wants 20.15; npm has a newer one, as a plain file.
@@ -111,9 +113,11 @@ run_part() {
     unit-tsan) run_ctest build-tsan unit $(plain_addresses) ;;
     sim) run_ctest build sim ;;
     sim-asan) run_ctest build-asan sim ;;
-    http) run_pytest build 1 ;;
-    http-asan) run_pytest build-asan 1 ;;
-    http-tsan) run_pytest build-tsan 4 $(plain_addresses) ;;
+    http) run_pytest http build 1 ;;
+    http-asan) run_pytest http build-asan 1 ;;
+    http-tsan) run_pytest http build-tsan 4 $(plain_addresses) ;;
+    faults) run_pytest faults build 1 ;;
+    faults-asan) run_pytest faults build-asan 1 ;;
     clients) run_clients ;;
     fuzz) run_fuzz ;;
     esac
@@ -130,7 +134,7 @@ count() {
     sim*) # each line is one
         awk '/^[0-9]+: ok - / { passed++ } /^[0-9]+: not ok - / { failed++ } / tests failed out of / { programs = $4 }
              END { print passed + 0, (failed > programs ? failed : programs) + 0, 0 }' "$logs/$part.log" ;;
-    http*)
+    http* | faults*)
         "$python" - "$logs/$part.xml" <<'END'
 import sys, xml.etree.ElementTree as tree
 try:
@@ -164,7 +168,7 @@ if [ "${1:-}" = --part ]; then
     rm -f "$logs/$part.pid"
     note=
     [ "$skipped" -eq 0 ] || note=", $skipped skipped"
-    say "$(printf '%-10s %5d passed, %d failed%s  (%d s)' "$part" "$passed" "$failed" "$note" $(($(date +%s) - began)))"
+    say "$(printf '%-11s %5d passed, %d failed%s  (%d s)' "$part" "$passed" "$failed" "$note" $(($(date +%s) - began)))"
     exit 0
 fi
 
@@ -223,12 +227,13 @@ if has fuzz; then
     build build-fuzz -DCMAKE_C_COMPILER=clang -DWEIR_FUZZ=ON -DWEIR_SANITIZE=address,undefined
     parts="$parts fuzz"
 fi
-if has http || has unit || has sim; then
+if has http || has faults || has unit || has sim; then
     build build-asan -DCMAKE_C_COMPILER=clang -DWEIR_SANITIZE=address,undefined
 fi
 if has http || has unit; then
     build build-tsan -DCMAKE_C_COMPILER=gcc -DWEIR_SANITIZE=thread
 fi
+if has faults; then parts="$parts faults-asan faults"; fi
 if has clients; then parts="$parts clients"; fi
 if has sim; then parts="$parts sim-asan sim"; fi
 if has unit; then parts="$parts unit-tsan unit-asan unit"; fi

@@ -15,6 +15,7 @@ enum { WEIR_RECENT_SLOTS = 30, WEIR_RECENT_KINDS = 3 };
 typedef struct {
     int64_t slot_ns; /* 0: nothing was counted */
     int64_t slot;    /* the newest, since time 0 */
+    int64_t window_ns, slot_end_ns; /* until then there is nothing to forget */
     uint32_t totals[WEIR_RECENT_KINDS];
     uint32_t counts[WEIR_RECENT_SLOTS + 1][WEIR_RECENT_KINDS]; /* slot s at s % 31 */
 } weir_recent_t;

@@ -3,70 +3,19 @@
 
 import { after, before, describe, test } from 'node:test'
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import http from 'node:http'
-import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as pause } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import OpenAI from 'openai'
-import Anthropic from '@anthropic-ai/sdk'
-
-const here = fileURLToPath(new URL('.', import.meta.url))
-const weirBinary = process.env.WEIR_BIN ?? join(here, '../../build/weir')
-const aimockCli = join(here, 'node_modules/@copilotkit/aimock/dist/cli.js')
-
-const TEXT = 'Water over a weir: it keeps its level whatever comes down the river.'
-const QUESTION = [{ role: 'user', content: 'hello' }]
-const KEY = 'sk-acme-canary-3f9a'
-const CHUNK_GAP_MS = 30
+import { CHUNK_GAP_MS, KEY, QUESTION, SDKS, TEXT, freePorts, freshId, recorder, startAimock, startWeir, stop, stopWeir,
+    until } from './support.mjs'
+import './failing.mjs'
 
 const dir = mkdtempSync(join(tmpdir(), 'weir-clients-'))
 const accessLog = join(dir, 'access.log')
-let aimock, gate, weir, ports
-
-async function freePort() {
-    const server = net.createServer().listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    const { port } = server.address()
-    server.close()
-    await once(server, 'close')
-    return port
-}
-
-async function until(what, ask, timeoutMs = 60_000) {
-    const end = Date.now() + timeoutMs
-    while (Date.now() < end) {
-        const got = await ask().catch(() => undefined)
-        if (got) return got
-        await pause(30)
-    }
-    throw new Error(`gave up waiting for ${what}`)
-}
-
-function start(command, args) {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
-    child.text = ''
-    for (const pipe of [child.stdout, child.stderr]) pipe.on('data', (bytes) => { child.text += bytes })
-    child.ended = new Promise((resolve) => {
-        child.once('exit', (code, signal) => resolve(signal ?? code))
-        child.once('error', (error) => { child.text += error; resolve(error.code) })
-    })
-    return child
-}
-
-async function stop(child) {
-    if (!child) return undefined
-    if (child.exitCode === null && child.signalCode === null) child.kill('SIGTERM')
-    const hung = pause(60_000, 'hung', { ref: false })
-    const how = await Promise.race([child.ended, hung])
-    if (how === 'hung') child.kill('SIGKILL')
-    return how
-}
+let aimock, gate, broken, weir, ports
 
 // An upstream that sends one SSE event, then waits until the client has said that it has it. A proxy that holds
 // an event back would wait for ever: no clock is needed to show that chunks come through one by one.
@@ -93,6 +42,43 @@ class Gate {
     }
 }
 
+// An upstream whose streams come to no good end. The first segment of the path says to which: /cut (between two
+// events), /half (within one), /stall, /short (a clean end, but without the last event).
+class Broken {
+    async listen(port) {
+        this.server = http.createServer((request, response) => {
+            const [, how] = request.url.split('/')
+            const events = request.url.endsWith('/messages') ? [...anthropicStart(), ...anthropicEvents(3)]
+                : request.url.endsWith('/responses') ? responsesEvents(3) : openaiEvents(3)
+            const last = events.pop()
+            request.resume()
+            response.writeHead(200,
+                { 'Content-Type': 'text/event-stream', 'request-id': 'req-up', 'x-request-id': 'req-up' })
+            response.write(events.join('') + (how === 'half' ? last.slice(0, last.length - 20) : ''), () => {
+                if (how === 'short') response.end(last)
+                if (how === 'cut' || how === 'half') response.socket.destroy()
+            })
+        })
+        this.server.listen(port, '127.0.0.1')
+        await once(this.server, 'listening')
+    }
+}
+
+function anthropicStart() {
+    const message = { id: 'm', type: 'message', role: 'assistant', content: [], model: 'm', stop_reason: null,
+        stop_sequence: null, usage: { input_tokens: 1, output_tokens: 1 } }
+    return [{ type: 'message_start', message },
+        { type: 'content_block_start', index: 0, content_block: { type: 'text', text: '' } }]
+        .map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
+}
+
+function responsesEvents(count) {
+    const delta = (index) => ({ type: 'response.output_text.delta', item_id: 'i', output_index: 0, content_index: 0,
+        sequence_number: index + 1, delta: `part${index}` })
+    return Array.from({ length: count }, (_, index) => delta(index))
+        .map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
+}
+
 function openaiEvents(count) {
     return Array.from({ length: count }, (_, index) => `data: ${JSON.stringify({
         id: 'c', object: 'chat.completion.chunk', created: 1, model: 'm',
@@ -110,7 +96,21 @@ function anthropicEvents(count) {
 function configuration() {
     const route = (path, upstream, limits) =>
         `      - {path: ${path}, upstream: ${upstream}, strip_prefix: ${path !== '/'}, limits: [${limits}]}`
+    const upstream = (name, dialect, port, more = '') =>
+        `  ${name}-${dialect}: {url: "http://127.0.0.1:${port}", dialect: ${dialect}, ` +
+        `retry: false, breaker: false${more}}`
+    const ofDialect = (dialect) => `
+${upstream('once', dialect, ports.aimock)}
+${upstream('dead', dialect, ports.dead)}
+${upstream('broken', dialect, ports.broken, ', timeouts: {idle: 500ms}')}`
+    const routesOfDialect = (dialect) => `
+${route(`/once/${dialect}`, `once-${dialect}`, '')}
+${route(`/dead/${dialect}`, `dead-${dialect}`, '')}
+${route(`/broken/${dialect}`, `broken-${dialect}`, '')}
+${route(`/limited/${dialect}`, `once-${dialect}`, 'wide, narrow')}
+${route(`/refused/${dialect}`, `once-${dialect}`, 'shut, closed')}`
     return `version: 1
+server: {max_body: 1MiB}
 admin: {address: 127.0.0.1:${ports.admin}}
 metrics: {address: 127.0.0.1:${ports.metrics}}
 log: {access: ${accessLog}, level: info}
@@ -118,8 +118,9 @@ limits:
   wide: {algorithm: sliding_window, limit: 1000, window: 1h}
   narrow: {algorithm: token_bucket, rate: 20/m, burst: 1}
   shut: {algorithm: token_bucket, rate: 20/m, tenants: {shut: {rate: 0/s}}}
+  closed: {algorithm: token_bucket, rate: 0/s}
   tokens: {algorithm: token_bucket, unit: llm_tokens, rate: 24/d, burst: 10000}
-upstreams:
+upstreams:${ofDialect('openai')}${ofDialect('anthropic')}
   as-openai: {url: "http://127.0.0.1:${ports.aimock}", dialect: openai, usage: {inject: true}}
   as-anthropic: {url: "http://127.0.0.1:${ports.aimock}", dialect: anthropic}
   mock: {url: "http://127.0.0.1:${ports.aimock}"}
@@ -133,7 +134,7 @@ ${route('/narrow', 'mock', 'wide, narrow')}
 ${route('/shut', 'mock', 'shut')}
 ${route('/gate', 'gate', '')}
 ${route('/openai', 'as-openai', 'tokens')}
-${route('/anthropic', 'as-anthropic', 'tokens')}
+${route('/anthropic', 'as-anthropic', 'tokens')}${routesOfDialect('openai')}${routesOfDialect('anthropic')}
   keyed:
     address: 127.0.0.1:${ports.keyed}
     tenant:
@@ -142,51 +143,30 @@ ${route('/anthropic', 'as-anthropic', 'tokens')}
       api_keys: {${createHash('sha256').update(KEY).digest('hex')}: acme}
     routes:
       - {path: /, upstream: mock}
+${route('/openai', 'once-openai', '')}
+${route('/anthropic', 'once-anthropic', '')}
 `
 }
 
 before(async () => {
-    assert.ok(existsSync(weirBinary), `${weirBinary} is not there: build it, or name it in WEIR_BIN`)
-    ports = {}
-    for (const name of ['aimock', 'gate', 'main', 'keyed', 'admin', 'metrics']) ports[name] = await freePort()
-
-    aimock = start(process.execPath, [aimockCli, '-p', `${ports.aimock}`, '-f', join(here, 'fixtures.json'),
-        '--latency', `${CHUNK_GAP_MS}`, '--strict'])
+    ports = await freePorts('aimock', 'gate', 'broken', 'dead', 'main', 'keyed', 'admin', 'metrics')
     gate = new Gate()
     await gate.listen(ports.gate)
-    await until('aimock', async () => (await fetch(`http://127.0.0.1:${ports.aimock}/__aimock/health`)).ok)
-
-    const file = join(dir, 'weir.yaml')
-    writeFileSync(file, configuration())
-    weir = start(weirBinary, ['-c', file])
-    await until('weir to be ready', async () => {
-        if (weir.exitCode !== null) return 'ended'
-        return (await fetch(`http://127.0.0.1:${ports.metrics}/readyz`)).ok
-    })
-    assert.equal(weir.exitCode, null, `weir did not start:\n${weir.text}`)
+    broken = new Broken()
+    await broken.listen(ports.broken)
+    aimock = await startAimock(ports.aimock, 'fixtures.json', '--latency', `${CHUNK_GAP_MS}`)
+    weir = await startWeir(dir, configuration(), ports.metrics)
 })
 
 after(async () => {
-    const how = await stop(weir)
     await stop(aimock)
-    gate?.server?.closeAllConnections()
-    gate?.server?.close()
-    rmSync(dir, { recursive: true, force: true })
-    if (!weir) return
-    assert.equal(how, 0, `weir ended with ${how}:\n${weir.text}`)
-    assert.doesNotMatch(weir.text, /AddressSanitizer|ThreadSanitizer|runtime error:/)
-})
-
-// Every answer an SDK got, its own retries included.
-function recorder() {
-    const statuses = []
-    const spy = async (url, init) => {
-        const response = await fetch(url, init)
-        statuses.push(response.status)
-        return response
+    for (const upstream of [gate, broken]) {
+        upstream?.server?.closeAllConnections()
+        upstream?.server?.close()
     }
-    return { statuses, spy }
-}
+    await stopWeir(weir)
+    rmSync(dir, { recursive: true, force: true })
+})
 
 async function journal(correlationId) {
     const entries = await (await fetch(`http://127.0.0.1:${ports.aimock}/__aimock/journal`)).json()
@@ -207,42 +187,6 @@ async function tokensOf(tenant, wanted) {
     await until('the tokens', read, 10_000).catch(() => {})
     assert.deepEqual(seen, wanted)
 }
-
-let serial = 0
-const freshId = (name) => `sdk-${name}-${process.pid}-${++serial}`
-
-// What the two SDKs do differently, so that every promise is tested on both.
-const SDKS = [
-    {
-        name: 'openai',
-        RateLimitError: OpenAI.RateLimitError,
-        AuthenticationError: OpenAI.AuthenticationError,
-        client: (port, path, options) =>
-            new OpenAI({ baseURL: `http://127.0.0.1:${port}${path}/v1`, apiKey: 'sk-any', ...options }),
-        ask: (client, options) => client.chat.completions.create({ model: 'gpt-4o', messages: QUESTION }, options),
-        stream: (client, options) =>
-            client.chat.completions.create({ model: 'gpt-4o', messages: QUESTION, stream: true }, options),
-        text: (answer) => answer.choices[0].message.content,
-        delta: (event) => event.choices[0]?.delta?.content ?? '',
-        tokens: (answer) => answer.usage.total_tokens,
-        credential: 'authorization',
-    },
-    {
-        name: 'anthropic',
-        RateLimitError: Anthropic.RateLimitError,
-        AuthenticationError: Anthropic.AuthenticationError,
-        client: (port, path, options) =>
-            new Anthropic({ baseURL: `http://127.0.0.1:${port}${path}`, apiKey: 'sk-any', ...options }),
-        ask: (client, options) =>
-            client.messages.create({ model: 'claude-any', max_tokens: 100, messages: QUESTION }, options),
-        stream: (client, options) => client.messages.create(
-            { model: 'claude-any', max_tokens: 100, messages: QUESTION, stream: true }, options),
-        text: (answer) => answer.content[0].text,
-        delta: (event) => (event.type === 'content_block_delta' ? event.delta.text : ''),
-        tokens: (answer) => answer.usage.input_tokens + answer.usage.output_tokens,
-        credential: 'x-api-key',
-    },
-]
 
 for (const sdk of SDKS) {
     const connect = (path, { tenant = freshId('tenant'), port = ports.main, ...options } = {}) =>
@@ -375,7 +319,7 @@ for (const sdk of SDKS) {
             assert.equal(sdk.text(answer), TEXT)
             const [entry] = await journal(id)
             assert.equal(entry.headers['x-tenant-id'], 'acme')
-            assert.equal(entry.headers[sdk.credential], undefined)
+            for (const name of ['authorization', 'x-api-key']) assert.equal(entry.headers[name], undefined)
             assert.ok(!JSON.stringify(entry.headers).includes(KEY))
             assert.ok(!readFileSync(accessLog, 'utf8').includes(KEY))
         })
@@ -388,5 +332,135 @@ for (const sdk of SDKS) {
                 return true
             })
         })
+
+        // --- what weir says in the dialect ---
+
+        const DIALECT_OF_429 = { openai: 'rate_limit_exceeded', anthropic: 'limit' }
+
+        // A call that fails, and what the SDK made of weir's answer.
+        const failure = async (path, { port = ports.main, ask = sdk.ask, ...options } = {}) => {
+            const id = freshId('error')
+            const client = connect(path, { port, maxRetries: 0, ...options })
+            const call = ask(client, { headers: { 'X-Correlation-ID': id } })
+            const error = await call.then(() => null, (reason) => reason)
+            assert.ok(error, 'it did not fail')
+            assert.equal(error.headers.get('content-type'), 'application/json')
+            assert.equal(error.headers.get('x-correlation-id'), id)
+            assert.equal(error.requestID, id, 'the SDK names the request as weir does')
+            return error
+        }
+        const raised = (error, name, status) => {
+            assert.equal(error.constructor, sdk.errors[name], `${error.constructor.name}: ${error.message}`)
+            assert.equal(error.status, status)
+        }
+
+        test('a limit of a dialect raises RateLimitError, and names itself', async () => {
+            const error = await failure(`/refused/${sdk.name}`, { tenant: 'shut' })
+            raised(error, 'RateLimitError', 429)
+            const { message, type, code } = sdk.said(error)
+            assert.match(message, /shut, closed/)
+            assert.deepEqual([type, code], ['rate_limit_error', DIALECT_OF_429[sdk.name]])
+            assert.match(error.message, /tenant shut/, 'what a person sees')
+        })
+
+        test('the retry after a limit of a dialect succeeds', async () => {
+            const { statuses, spy } = recorder()
+            const client = connect(`/limited/${sdk.name}`, { fetch: spy })
+            for (let call = 0; call < 5 && !statuses.includes(429); ++call)
+                assert.equal(sdk.text(await sdk.ask(client)), TEXT)
+            assert.deepEqual(statuses.slice(-2), [429, 200])
+        })
+
+        test('an unknown key of a dialect raises AuthenticationError', async () => {
+            const error = await failure(`/${sdk.name}`, { port: ports.keyed, apiKey: 'sk-not-ours' })
+            raised(error, 'AuthenticationError', 401)
+            const { type, code } = sdk.said(error)
+            assert.equal(type, { openai: 'invalid_request_error', anthropic: 'authentication_error' }[sdk.name])
+            assert.equal(code, 'api_key_unknown')
+        })
+
+        test('an upstream that refuses raises InternalServerError, retried before', async () => {
+            const { statuses, spy } = recorder()
+            const error = await failure(`/dead/${sdk.name}`, { fetch: spy, maxRetries: 1 })
+            raised(error, 'InternalServerError', 502)
+            assert.deepEqual([sdk.said(error).type, sdk.said(error).code], ['api_error', 'connect_failed'])
+            assert.deepEqual(statuses, [502, 502])
+        })
+
+        test('an upstream that hangs up raises InternalServerError', async () => {
+            const error = await failure(`/once/${sdk.name}`, { defaultHeaders: { 'x-aimock-chaos-disconnect': '1' } })
+            raised(error, 'InternalServerError', 502)
+            assert.equal(sdk.said(error).code, 'reset')
+        })
+
+        test('a bad tenant raises BadRequestError', async () => {
+            const error = await failure(`/once/${sdk.name}`, { tenant: 'no tenant' })
+            raised(error, 'BadRequestError', 400)
+            assert.deepEqual([sdk.said(error).type, sdk.said(error).code], ['invalid_request_error', 'tenant_invalid'])
+        })
+
+        test('a body that is too large raises what the SDK has for it', async () => {
+            const messages = [{ role: 'user', content: 'x'.repeat(2 << 20) }]
+            const ask = (client, options) => (sdk.name === 'openai'
+                ? client.chat.completions.create({ model: 'm', messages }, options)
+                : client.messages.create({ model: 'm', max_tokens: 9, messages }, options))
+            const error = await failure(`/once/${sdk.name}`, { ask })
+            assert.ok(error instanceof sdk.errors.APIError, `${error.constructor.name}: ${error.message}`)
+            assert.equal(error.status, 413)
+            const types = { openai: 'invalid_request_error', anthropic: 'request_too_large' }
+            assert.equal(sdk.said(error).type, types[sdk.name])
+        })
+
+        test('what the provider itself says is not touched', async () => {
+            const client = connect(`/once/${sdk.name}`,
+                { maxRetries: 0, defaultHeaders: { 'x-aimock-chaos-ratelimit': '1' } })
+            await assert.rejects(sdk.ask(client), (error) => {
+                raised(error, 'RateLimitError', 429)
+                assert.equal(error.headers.get('weir-reason'), null)
+                return true
+            })
+        })
+
+        // --- streams that come to no good end ---
+
+        const BROKEN = { cut: 'truncated', stall: 'timeout_idle', short: 'truncated' }
+        for (const [name, begin] of Object.entries(sdk.streams))
+            for (const [how, reason] of Object.entries(BROKEN))
+                test(`a stream of ${name} that ends so raises APIError: ${how}`, async () => {
+                    const stream = await begin(connect(`/broken/${sdk.name}/${how}`, { maxRetries: 0 }))
+                    let text = ''
+                    await assert.rejects(async () => {
+                        for await (const event of stream) text += sdk.textOf(event)
+                    }, (error) => {
+                        assert.equal(error.constructor, sdk.errors.APIError,
+                            `${error.constructor.name}: ${error.message}`)
+                        assert.deepEqual([sdk.said(error).type, sdk.said(error).code], ['api_error', reason])
+                        assert.match(error.message, /upstream/)
+                        assert.equal(error.requestID, 'req-up', 'the answer is the upstream\'s')
+                        return true
+                    })
+                    assert.equal(text, how === 'short' ? 'part0part1part2' : 'part0part1', 'what came, came')
+                })
+
+        for (const how of ['cut', 'half', 'stall', 'short'])
+            test(`what collects a stream never gives a part of it as the whole: ${how}`, async () => {
+                await assert.rejects(sdk.whole(connect(`/broken/${sdk.name}/${how}`,
+                    { maxRetries: 0, logLevel: 'off' })))
+            })
+
+        for (const [name, begin] of Object.entries(sdk.streams))
+            test(`half an event of ${name} is no event, and is not mixed with the error`, async () => {
+                const stream = await begin(connect(`/broken/${sdk.name}/half`, { maxRetries: 0, logLevel: 'off' }))
+                let text = ''
+                await assert.rejects(async () => {
+                    for await (const event of stream) text += sdk.textOf(event)
+                }, (error) => {
+                    // openai's SDK parses the half event itself before it comes to the error
+                    if (sdk.name === 'openai') assert.equal(error.constructor, SyntaxError)
+                    else assert.equal(sdk.said(error).code, 'truncated')
+                    return true
+                })
+                assert.equal(text, 'part0part1')
+            })
     })
 }

@@ -4,6 +4,7 @@ import resource
 
 import pytest
 
+import faults
 import harness
 
 # Some tests hold thousands of connections; weir inherits the limit from here.
@@ -53,3 +54,10 @@ def connect():
     """harness.connect, closed when the test ends."""
     with contextlib.ExitStack() as stack:
         yield lambda *args, **kw: stack.enter_context(harness.connect(*args, **kw))
+
+
+@pytest.fixture
+def start_faulty():
+    """start_faulty(*answers) -> a faults.Faulty; fails the test when weir sent it anything malformed."""
+    with faults.upstreams() as start:
+        yield start

@@ -99,7 +99,8 @@ def merge(into, more):
 
 
 def base_config(upstream, *, agent=None, route=None, listener=None, **overrides):
-    """The smallest configuration: listener `in`, route /, upstream `agent`.
+    """The smallest configuration: listener `in`, route /, upstream `agent` - each request is one try: without retries and
+    breaker, which agent={"retry": {}, "breaker": {}} brings back with their defaults.
 
     `upstream` is a port or a url. `agent`, `route`, `listener` are merged into the one upstream, route, listener;
     every other keyword is a top-level section, merged too: base_config(p, server={"max_body": "1KiB"}).
@@ -107,7 +108,7 @@ def base_config(upstream, *, agent=None, route=None, listener=None, **overrides)
     url = upstream if isinstance(upstream, str) else f"http://127.0.0.1:{upstream}"
     config = {
         "version": 1,
-        "upstreams": {"agent": {"url": url}},
+        "upstreams": {"agent": {"url": url, "retry": False, "breaker": False}},
         "listeners": {"in": {"address": f"127.0.0.1:{free_port()}", "routes": [{"path": "/", "upstream": "agent"}]}},
     }
     merge(config["upstreams"]["agent"], agent or {})

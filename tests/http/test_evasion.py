@@ -203,14 +203,15 @@ def event(data):
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
-@pytest.mark.parametrize("dialect,events", [
-    ("openai", [{"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 5000}},
+@pytest.mark.parametrize("dialect,end,events", [
+    ("openai", b"data: [DONE]\n\n", [{"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 5000}},
                 {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}]),
-    ("anthropic", [{"type": "message_start", "message": {"usage": {"input_tokens": 100, "output_tokens": 1}}},
-                   {"type": "message_delta", "usage": {"output_tokens": 5000}},
-                   {"type": "message_delta", "usage": {"input_tokens": 0, "output_tokens": 0}}])])
-def test_a_later_count_takes_nothing_back(start_weir, start_upstream, dialect, events):
-    answer = b"".join(map(event, events))
+    ("anthropic", event({"type": "message_stop"}),
+     [{"type": "message_start", "message": {"usage": {"input_tokens": 100, "output_tokens": 1}}},
+      {"type": "message_delta", "usage": {"output_tokens": 5000}},
+      {"type": "message_delta", "usage": {"input_tokens": 0, "output_tokens": 0}}])])
+def test_a_later_count_takes_nothing_back(start_weir, start_upstream, dialect, end, events):
+    answer = b"".join(map(event, events)) + end
     up = start_upstream(script=[reply(200, answer, [("Content-Type", "text/event-stream")])])
     w = start_weir(metered(up, dialect))
     assert ask(w, b'{"max_tokens": 5}').body == answer

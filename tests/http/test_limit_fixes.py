@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from faults import error
 from harness import LAST_CHUNK, base_config, chunk, connect, get, post, reply, request
 from support import in_parallel, limit_refusal, parse_limit_field, problem, routes
 
@@ -91,7 +92,8 @@ def test_whoever_is_over_his_limit_sends_no_body(start_weir, start_upstream, age
     w.wait_metric("weir_in_flight", 0)
     r = refused_at_its_head(w, length=length)
     limit_refusal(r)
-    assert problem(r, 429, "limit")["detail"] == "Limit calls refuses this request of tenant acme"
+    error(r, 429, "limit", agent.get("dialect", "plain"))
+    assert b"This request of tenant acme is refused by limit calls" in r.body
     [(name, state)] = parse_limit_field(r.header("RateLimit"))
     assert (name, state["r"]) == ("calls", 0)
     w.wait_metric("weir_limit_decisions_total", 1, limit="calls", decision="refused")
@@ -243,4 +245,4 @@ def test_a_request_that_never_fits_is_told_so(start_weir, start_upstream):
     assert problem(r, 429, "limit")["detail"] == "This request of tenant out needs more than limit calls ever has"
     assert post(w.port, "/", b"x" * 100, [ACME]).status == 200
     r = post(w.port, "/", b"x" * 100, [ACME])
-    assert problem(r, 429, "limit")["detail"] == "Limit bytes refuses this request of tenant acme"
+    assert problem(r, 429, "limit")["detail"] == "This request of tenant acme is refused by limit bytes"

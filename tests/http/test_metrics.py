@@ -29,7 +29,7 @@ SCRAPER = ("application/openmetrics-text;version=1.0.0,application/openmetrics-t
 def rich(up, **more):
     """Routes for every outcome: answered, refused, failed."""
     config = base_config(up.port, limits={"tight": {"algorithm": "sliding_window", "limit": 5, "window": "1h"}}, **more)
-    config["upstreams"]["dead"] = {"url": "unix:///nonexistent/agent.sock"}
+    config["upstreams"]["dead"] = {"url": "unix:///nonexistent/agent.sock", "retry": False, "breaker": False}
     config["listeners"]["in"]["routes"] = routes(("/ok", {}), ("/limited", {"limits": ["tight"]}),
                                                  ("/dead", {"upstream": "dead"}),
                                                  ("/get", {"methods": ["GET"]}))

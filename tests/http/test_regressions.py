@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from faults import error
 from harness import base_config, connect, exchange, free_port, problem, reply, request, rss_kb_allowed, wait_until
 from test_slow import many, refusals
 
@@ -320,7 +321,7 @@ def test_a_body_that_comes_too_late(start_upstream, start_weir):
     w = start_weir(base_config(up.port, agent={"dialect": "openai"}, route={"timeout": "300ms"}))
     with connect(w.port) as c:
         c.send(request("POST", "/v1/chat/completions", [("Content-Length", "100000")], None) + b'{"model": "')
-        problem(c.read_response("POST"), 408, "timeout_client")
+        error(c.read_response("POST"), 408, "timeout_client", "openai")
         for _ in range(5):
             with contextlib.suppress(OSError):
                 c.send(b"x" * 1000)

@@ -60,6 +60,52 @@ static void check_default_usage(const weir_conf_upstream_t *upstream)
     assert_int_equal(upstream->usage.weights.output_micros, 1000000);
 }
 
+static void check_default_retry(const weir_conf_upstream_retry_t *retry)
+{
+    assert_true(retry->enabled);
+    assert_int_equal(retry->attempts, 2);
+    assert_int_equal(retry->when, WEIR_WHEN_CONNECT | WEIR_WHEN_RESET | WEIR_WHEN_502 | WEIR_WHEN_503 | WEIR_WHEN_504);
+    assert_int_equal(retry->methods.size, 5);
+    assert_string_equal(retry->methods.entries[4], "OPTIONS");
+    assert_false(retry->post_with_status);
+    assert_int_equal(retry->backoff.base_ns, S / 10);
+    assert_int_equal(retry->backoff.max_ns, 2 * S);
+    assert_int_equal(retry->budget_ppm, 200000);
+}
+
+static void check_default_breaker(const weir_conf_upstream_breaker_t *breaker)
+{
+    assert_true(breaker->enabled);
+    assert_int_equal(breaker->window_ns, 30 * S);
+    assert_int_equal(breaker->min_requests, 20);
+    assert_int_equal(breaker->failure_rate_ppm, 500000);
+    assert_int_equal(breaker->consecutive_failures, 5);
+    assert_int_equal(breaker->failures, WEIR_FAILURE_CONNECT | WEIR_FAILURE_TIMEOUT | WEIR_FAILURE_RESET);
+    assert_false(breaker->slow.enabled);
+    assert_false(breaker->by_model);
+    assert_int_equal(breaker->open.base_ns, 5 * S);
+    assert_int_equal(breaker->open.max_ns, 300 * S);
+    assert_int_equal(breaker->open.jitter_ppm, 200000);
+    assert_int_equal(breaker->probes, 3);
+    assert_false(breaker->throttle.enabled);
+    assert_int_equal(breaker->answer.status, 503);
+    assert_null(breaker->answer.body);
+}
+
+static void check_default_calls(const weir_conf_upstream_t *upstream)
+{
+    assert_int_equal(upstream->headers.set.size + upstream->headers.remove.size, 0);
+    assert_int_equal(upstream->query.set.size + upstream->models.size, 0);
+    assert_null(upstream->tls.ca);
+    assert_null(upstream->tls.server_name);
+    assert_null(upstream->tls.cert);
+    assert_null(upstream->tls.key);
+    assert_true(upstream->tls.verify);
+    assert_int_equal(upstream->connections.warm, 0);
+    check_default_retry(&upstream->retry);
+    check_default_breaker(&upstream->breaker);
+}
+
 static void test_defaults(void **state)
 {
     weir_conf_t *conf = load_right("w.yaml", "version: 1\n"
@@ -98,7 +144,9 @@ static void test_defaults(void **state)
     const weir_conf_upstream_t *upstream = &conf->upstreams.entries[0];
     assert_string_equal(upstream->name, "u");
     check_default_usage(upstream);
+    check_default_calls(upstream);
     assert_string_equal(upstream->url.authority, "u:9000");
+    assert_false(upstream->url.is_tls);
     assert_string_equal(upstream->prefix, "");
     assert_int_equal(upstream->host, WEIR_HOST_UPSTREAM);
     assert_int_equal(conf->upstreams.entries[1].host, WEIR_HOST_PRESERVE);
@@ -114,9 +162,10 @@ static void test_defaults(void **state)
 
     const weir_conf_listener_t *listener = &conf->listeners.entries[0];
     assert_ptr_equal(listener->tenant, &conf->tenant);
+    assert_true(listener->tls.cert == NULL && listener->tls.key == NULL && listener->tls.client_ca == NULL);
     const weir_conf_route_t *route = &listener->routes.entries[0];
     assert_string_equal(route->path, "/");
-    assert_int_equal(route->methods.size + route->limits.size, 0);
+    assert_int_equal(route->methods.size + route->limits.size + route->models.size + route->fallback.size, 0);
     assert_null(route->host);
     assert_int_equal(route->upstream, 1);
     assert_false(route->strip_prefix);
@@ -199,6 +248,74 @@ static void check_rich_dialects(const weir_conf_t *conf)
     assert_int_equal(anthropic->timeouts.first_byte_ns, 60 * S);
 }
 
+static void check_rich_pairs(const weir_conf_upstream_t *far)
+{
+    const weir_conf_pair_t *set = far->headers.set.entries, *query = far->query.set.entries;
+    assert_int_equal(far->headers.set.size, 3);
+    assert_string_equal(set[0].name, "X-Api-Key");
+    assert_string_equal(set[0].value, "canary");
+    assert_true(set[0].is_secret);
+    assert_string_equal(set[1].value, "");
+    assert_string_equal(set[2].name, "X$A");
+    assert_string_equal(set[2].value, "7");
+    assert_false(set[2].is_secret);
+    assert_int_equal(far->headers.remove.size, 1);
+    assert_string_equal(far->headers.remove.entries[0], "X-Debug");
+    assert_int_equal(far->query.set.size, 2);
+    assert_string_equal(query[0].name, "a%20b");
+    assert_string_equal(query[0].value, "1%262%3D%C3%A9");
+    assert_true(query[1].is_secret && !query[0].is_secret);
+    assert_int_equal(far->models.size, 3);
+    assert_string_equal(far->models.entries[0].from, "alpha");
+    assert_string_equal(far->models.entries[0].to, "a $1");
+    assert_string_equal(far->models.entries[2].from, "zeta");
+}
+
+static void check_rich_calls(const weir_conf_upstream_t *far)
+{
+    const weir_conf_upstream_retry_t *retry = &far->retry;
+    const weir_conf_upstream_breaker_t *breaker = &far->breaker;
+    assert_true(far->url.is_tls);
+    assert_int_equal(far->url.port, 443);
+    assert_string_equal(far->url.authority, "api.example");
+    assert_string_equal(far->tls.server_name, "other.example");
+    assert_false(far->tls.verify);
+    assert_int_equal(far->connections.warm, 2);
+    assert_int_equal(retry->attempts, 5);
+    assert_int_equal(retry->when, WEIR_WHEN_529 | WEIR_WHEN_500 | WEIR_WHEN_TIMEOUT);
+    assert_string_equal(retry->methods.entries[1], "POST");
+    assert_false(retry->post_with_status);
+    assert_int_equal(retry->backoff.base_ns, S / 1000);
+    assert_int_equal(retry->backoff.max_ns, S);
+    assert_int_equal(retry->budget_ppm, 125000);
+    assert_int_equal(breaker->window_ns, 10 * S);
+    assert_int_equal(breaker->min_requests, 3);
+    assert_int_equal(breaker->failure_rate_ppm, 125000);
+    assert_int_equal(breaker->consecutive_failures, 4);
+    assert_int_equal(breaker->failures, WEIR_FAILURE_5XX | WEIR_FAILURE_RESET);
+    assert_true(breaker->slow.enabled);
+    assert_int_equal(breaker->slow.first_byte_ns, 2 * S);
+    assert_int_equal(breaker->slow.rate_ppm, 330000);
+    assert_true(breaker->by_model);
+    assert_int_equal(breaker->open.base_ns, S);
+    assert_int_equal(breaker->open.max_ns, 8 * S);
+    assert_int_equal(breaker->open.jitter_ppm, 70000);
+    assert_int_equal(breaker->probes, 32);
+    assert_true(breaker->throttle.enabled && !breaker->throttle.shared);
+    assert_int_equal(breaker->throttle.max_ns, 60 * S);
+    assert_int_equal(breaker->answer.status, 529);
+    assert_string_equal(breaker->answer.body, "later");
+}
+
+static void check_rich_route(const weir_conf_route_t *route)
+{
+    assert_int_equal(route->fallback.size, 2);
+    assert_int_equal(route->fallback.entries[0], 5);
+    assert_int_equal(route->fallback.entries[1], 0);
+    assert_int_equal(route->models.size, 3);
+    assert_string_equal(route->models.entries[1], "*-mini");
+}
+
 static void test_every_field(void **state)
 {
     weir_conf_t *conf = load_right("w.yaml", rich_text);
@@ -221,6 +338,9 @@ static void test_every_field(void **state)
     check_rich_limits(conf);
     check_rich_units(conf);
     check_rich_dialects(conf);
+    check_rich_pairs(&conf->upstreams.entries[5]);
+    check_rich_calls(&conf->upstreams.entries[5]);
+    check_rich_route(&conf->listeners.entries[1].routes.entries[0]);
 
     assert_string_equal(conf->upstreams.entries[0].prefix, "/base");
     assert_string_equal(conf->upstreams.entries[1].prefix, "/v2");
@@ -303,6 +423,42 @@ static void test_derived_from_a_dialect(void **state)
         assert_int_equal(upstream->timeouts.first_byte_ns, rows[i].first_byte_s * S);
     }
     weir_conf_release(conf);
+}
+
+static void test_switches(void **state)
+{
+    static const struct {
+        const char *fields;
+        bool retry, breaker, slow, throttle, post_with_status;
+        unsigned failures;
+    } rows[] = {{"dialect: plain", true, true, false, false, false, 7},
+                {"dialect: openai", true, true, false, true, true, 15},
+                {"dialect: anthropic", true, true, false, true, true, 15},
+                {"retry: null, breaker: ~", true, true, false, false, false, 7},
+                {"dialect: openai, retry: false, breaker: false", false, false, false, true, true, 15},
+                {"dialect: openai, retry: {methods: [POST]}", true, true, false, true, false, 15},
+                {"dialect: openai, retry: {methods: null}", true, true, false, true, true, 15},
+                {"breaker: {slow: {}, throttle: {}}", true, true, true, true, false, 7},
+                {"breaker: {slow: null, throttle: null}", true, true, false, false, false, 7},
+                {"dialect: openai, breaker: {slow: false, throttle: false}", true, true, false, false, true, 15},
+                {"dialect: openai, breaker: {failures: []}", true, true, false, true, true, 0}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        char text[256];
+        snprintf(text, sizeof(text), "version: 1\nupstreams: {u: {url: http://u, %s}}\n", rows[i].fields);
+        weir_conf_t *conf = load_right("w.yaml", text);
+        const weir_conf_upstream_t *upstream = &conf->upstreams.entries[0];
+        assert_int_equal(upstream->retry.enabled, rows[i].retry);
+        assert_int_equal(upstream->retry.post_with_status, rows[i].post_with_status);
+        assert_int_equal(upstream->breaker.enabled, rows[i].breaker);
+        assert_int_equal(upstream->breaker.slow.enabled, rows[i].slow);
+        assert_int_equal(upstream->breaker.slow.first_byte_ns, 30 * S);
+        assert_int_equal(upstream->breaker.slow.rate_ppm, 800000);
+        assert_int_equal(upstream->breaker.throttle.enabled, rows[i].throttle);
+        assert_int_equal(upstream->breaker.throttle.max_ns, 600 * S);
+        assert_true(upstream->breaker.throttle.shared);
+        assert_int_equal(upstream->breaker.failures, rows[i].failures);
+        weir_conf_release(conf);
+    }
 }
 
 static void test_queue_defaults(void **state)
@@ -558,13 +714,45 @@ static const struct {
                                                           "that no such head is ever taken; write a smaller one"},
     {"upstreams: {a: {url: http://a, prefix: /b}}\n",
      "2:32: upstreams.a.prefix: is for unix sockets; write the path in the url, such as http://agent:9000/v1"},
-    {"upstreams: {a: {url: https://a}}\n",
-     "2:22: upstreams.a.url: 'https://a' is not a url; https is not built yet: write http://host:port or unix:///path"},
+    {"upstreams: {a: {url: HTTPS://a}}\n",
+     "2:22: upstreams.a.url: 'HTTPS://a' is not a url; write http://host:port, https://host or unix:///path"},
+    {"upstreams: {a: {url: http://a, tls: {verify: false}}}\n",
+     "2:38: upstreams.a.tls.verify: is for https; write an https url, or leave it out"},
+    {"upstreams: {a: {url: nonsense, tls: {verify: false}}}\n",
+     "2:22: upstreams.a.url: 'nonsense' is not a url; write http://host:port, https://host or unix:///path"},
+    {"upstreams: {a: {url: http://a, tls: {verify: x}}}\n",
+     "2:46: upstreams.a.tls.verify: 'x' is not true or false; write true or false"},
+    {"upstreams: {a: {url: http://a, retry: {backoff: {base: x, max: 1ms}}}}\n",
+     "2:56: upstreams.a.retry.backoff.base: 'x' is not a duration; write a count and a unit, such as 250ms, 30s, 10m, "
+     "24h"},
+    {"upstreams: {a: {url: http://a, retry: {backoff: {max: x}}}}\n",
+     "2:55: upstreams.a.retry.backoff.max: 'x' is not a duration; write a count and a unit, such as 250ms, 30s, 10m, "
+     "24h"},
+    {"upstreams: {a: {url: http://a, breaker: {open: {max: 4s}}}}\n",
+     "2:54: upstreams.a.breaker.open.max: is less than base, 5s; write at least that, or a shorter base"},
+    {"upstreams: {a: {url: http://a, connections: {warm: 65}}}\n",
+     "2:52: upstreams.a.connections.warm: is more than connections.idle; write a smaller one, or a larger idle"},
+    {"upstreams: {a: {url: http://a, connections: {warm: 3, idle: x}}}\n",
+     "2:61: upstreams.a.connections.idle: 'x' is not a whole number; write one from 0 to 65536"},
+    {"tenant: {from: [{api_key: X-Key}]}\nupstreams: {a: {url: http://a, headers: {set: {x-tenant-id: "
+     "b}}}}\nlisteners: "
+     "{l: {address: 1.1.1.1:1}}\n",
+     "3:48: upstreams.a.headers.set.x-tenant-id: 'x-tenant-id' carries the tenant; leave it out, whether it goes up is "
+     "told by forward"},
+    {"upstreams: {u: {url: http://a}}\nlisteners: {l: {address: 1.1.1.1:1, routes: [{upstream: nowhere, fallback: [u, "
+     "u]}]}}\n",
+     "3:57: listeners.l.routes[0].upstream: 'nowhere' is not an upstream; the nearest is 'u'\n"
+     "w.yaml:3:80: listeners.l.routes[0].fallback[1]: 'u' is named twice; leave one out"},
+    {"upstreams: {u: {url: http://a}}\nlisteners: {l: {address: 1.1.1.1:1, tls: {client_ca: /nonexistent/x}}}\n",
+     "3:43: listeners.l.tls.client_ca: needs a cert; write there the path of the listener's certificate\n"
+     "w.yaml:3:54: listeners.l.tls.client_ca: the file '/nonexistent/x' cannot be read: No such file or directory; "
+     "write the path of a PEM file with some"},
     {"upstreams: {u: {url: http://a}}\nlisteners: {l: {address: 1.1.1.1:1, routes: [{path: /a, upstream: u}, {path: "
      "/a/, "
      "methods: [GET], upstream: u}, {path: /a, host: h, upstream: u}, {path: /a, methods: [PUT, GET], upstream: "
      "u}]}}\n",
-     "3:154: listeners.l.routes[3].path: routes[1] takes the same requests; write another path, host or methods"},
+     "3:154: listeners.l.routes[3].path: routes[1] takes the same requests; write another path, host, methods or "
+     "models"},
     {"log: {level: info}\nlog: [$x, {a: $x}]\n", "3:1: log: is given twice; the first is at line 2"},
     /* what is inserted */
     {"log: {level: \"${WEIR_UNIT_NONE}\"}\n",
@@ -613,7 +801,8 @@ static void test_no_error_follows_another(void **state)
                  "upstreams: {u: {url: nonsense}}\n"
                  "limits: {a: {rate: nonsense}}\n"
                  "listeners: {l: {address: nonsense, routes: [{path: x, upstream: u, limits: [a]}]}}\n",
-                 "w.yaml:2:22: upstreams.u.url: 'nonsense' is not a url; write http://host:port or unix:///path\n"
+                 "w.yaml:2:22: upstreams.u.url: 'nonsense' is not a url; write http://host:port, https://host or "
+                 "unix:///path\n"
                  "w.yaml:3:20: limits.a.rate: 'nonsense' is not a rate; write a count and a unit, such as 50/s, 600/m, "
                  "10000/h\n"
                  "w.yaml:4:26: listeners.l.address: 'nonsense' is not an address; write an address and a port, such as "
@@ -855,6 +1044,7 @@ int main(void)
         cmocka_unit_test(test_every_field),
         cmocka_unit_test(test_derived_bursts),
         cmocka_unit_test(test_derived_from_a_dialect),
+        cmocka_unit_test(test_switches),
         cmocka_unit_test(test_queue_defaults),
         cmocka_unit_test(test_places_of_a_tenant),
         cmocka_unit_test(test_quota_of),

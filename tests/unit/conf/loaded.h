@@ -25,7 +25,7 @@ static inline weir_conf_t *load_right(const char *file, const char *text)
 }
 
 /* All that is said of a text; the caller frees. */
-static inline char *load_wrong(const char *file, const char *text)
+static __attribute__((noinline, unused)) char *load_wrong(const char *file, const char *text)
 {
     char *errors;
     weir_conf_t *conf = weir_conf_load_text(file, text, strlen(text), &errors);
@@ -147,6 +147,28 @@ static const char rich_text[] =
     "    forward: [correlation]\n"
     "    connections: {idle_timeout: 4s}\n"
     "    timeouts: {first_byte: 60s}\n"
+    "  far:\n"
+    "    url: https://API.example/v1\n"
+    "    dialect: anthropic\n"
+    "    headers: {set: {X-Api-Key: \" canary \", X-Empty: \"\", \"X$A\": 7}, remove: [X-Debug]}\n"
+    "    query: {set: {\"a b\": \"1&2=\\u00e9\", key: canary}}\n"
+    "    models: {zeta: z, alpha: \"a $$1\", null-one: null, beta: b}\n"
+    "    tls: {ca: system, server_name: other.example, verify: false}\n"
+    "    connections: {warm: 2}\n"
+    "    retry: {attempts: 5, when: [529, 500, timeout], methods: [GET, POST], backoff: {base: 1ms, max: 1s}, budget: "
+    "12.5%}\n"
+    "    breaker:\n"
+    "      window: 10s\n"
+    "      min_requests: 3\n"
+    "      failure_rate: 12.5%\n"
+    "      consecutive_failures: 4\n"
+    "      failures: [5xx, reset]\n"
+    "      slow: {first_byte: 2s, rate: 33%}\n"
+    "      key: [upstream, model]\n"
+    "      open: {base: 1s, max: 8s, jitter: 7%}\n"
+    "      probes: 32\n"
+    "      throttle: {max: 1m, shared: false}\n"
+    "      answer: {status: 529, body: later}\n"
     "listeners:\n"
     "  main:\n"
     "    address: \"*:8080\"\n"
@@ -155,6 +177,7 @@ static const char rich_text[] =
     "      - {path: /, upstream: agent, limits: [slots, bucket]}\n"
     "      - {path: /v1/, methods: [GET, POST], host: API.Example, upstream: socket, strip_prefix: true, timeout: 1m,\n"
     "         on_limit: {status: 503, body: 'costs $$5: \"no\" # not a comment'}}\n"
-    "  local: {address: \"unix:///run/weir.sock\", routes: [{upstream: bare}]}\n";
+    "  local: {address: \"unix:///run/weir.sock\", routes: [{upstream: bare, fallback: [far, agent],\n"
+    "          models: [\"gpt-*\", \"*-mini\", o3]}]}\n";
 
 #endif

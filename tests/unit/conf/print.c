@@ -58,15 +58,28 @@ static void test_rich_print(void **state)
         "\n    algorithm: concurrency\n    unit: requests\n    limit: 8\n    key: [tenant]\n",
         "\n      acme:\n        limit: 32\n    scope: local\n    mode: enforce\n    max_keys: 10000\n    queue:\n"
         "      size: 201\n      wait: 1500ms\n      per_tenant: 12.5%\n      priority: {header: X-Priority}\n",
-        "\n    dialect: openai\n    host: upstream\n    forward: []\n",
+        "\n    dialect: openai\n    host: upstream\n    headers:\n      set: {}\n      remove: []\n    query:\n      "
+        "set: {}\n"
+        "    models: {}\n    forward: []\n",
+        "\n      methods: null # and POST where a status came: [GET, HEAD, PUT, DELETE, OPTIONS]\n",
         "\n    usage:\n      inject: true\n      estimate: 3\n      weights:\n        input: 0.5\n        cached: 0\n"
         "        cache_write: 1.000001\n        output: 1000\n",
-        "\n    dialect: anthropic\n    host: upstream\n    forward: [correlation]\n",
+        "\n    models: {}\n    forward: [correlation]\n",
+        "\n      set:\n        X-Api-Key: \"[redacted]\"\n        X-Empty: \"\"\n        \"X$A\": \"7\"\n      remove: "
+        "[X-Debug]\n",
+        "\n      set:\n        \"a b\": \"1&2=\u00e9\"\n        key: \"[redacted]\"\n",
+        "\n    models:\n      alpha: \"a $$1\"\n      beta: \"b\"\n      zeta: z\n",
+        "\n    retry:\n      attempts: 5\n      when: [timeout, 500, 529]\n      methods: [GET, POST]\n",
+        "\n      failures: [reset, 5xx]\n      slow:\n        first_byte: 2s\n        rate: 33%\n      key: [upstream, "
+        "model]\n",
+        "\n      throttle:\n        max: 1m\n        shared: false\n      answer:\n        status: 529\n        body: "
+        "later\n",
         "\n    url: \"http://[::1]:9000/base/\"\n    prefix: null\n",
         "\n    url: unix:///run/agent.sock\n    prefix: /v2\n    dialect: plain\n    host: preserve\n",
         "\n    forward: [tenant]\n",
-        "\n    address: \"*:8080\"\n    tenant:\n      from: [{header: X-Customer}]\n",
-        "\n      - path: /\n        methods: []\n        host: null\n        upstream: agent\n",
+        "\n    address: \"*:8080\"\n    tls:\n      cert: null\n      key: null\n      client_ca: null\n    tenant:\n  "
+        "    from: [{header: X-Customer}]\n",
+        "\n      - path: /\n        methods: []\n        host: null\n        models: []\n        upstream: agent\n",
         "\n        limits: [slots, bucket]\n",
         "\n        timeout: 1m\n        on_limit:\n          status: 503\n",
         "\n          body: \"costs $$5: \\\"no\\\" # not a comment\"\n",
@@ -180,7 +193,16 @@ static uint64_t table_bytes(const weir_conf_limit_t *limit)
 
 static void test_memory(void **state)
 {
-    static const weir_conf_costs_t costs = {table_bytes, 1 << 20, 1 << 19, 1024, 2048, 4096, 256};
+    static const weir_conf_costs_t costs = {
+        .limit_table = table_bytes,
+        .process = 1 << 20,
+        .worker = 1 << 19,
+        .connection = 1024,
+        .exchange = 2048,
+        .log_buffer = 4096,
+        .waiter = 256,
+        .unsent = 3072,
+    };
     weir_conf_t *conf = load_right("w.yaml", "version: 1\n"
                                              "server: {workers: 3, max_connections: 1024, max_buffered: 1MiB}\n"
                                              "limits: {a: {rate: 1/s, max_keys: 1000}, b: {algorithm: concurrency, "
@@ -207,7 +229,11 @@ static void test_memory(void **state)
     assert_non_null(
         strstr(text, "a request on each of them                                         0 B      2.0 MiB\n"));
     assert_non_null(
-        strstr(text, "upstreams.u, connections.max 8                                    0 B      8.0 KiB\n"));
+        strstr(text, "upstreams.u, connections.max 8                                    0 B     32.0 KiB\n"));
+    assert_non_null(
+        strstr(text, "answers that callers are slow to take                             0 B      3.0 MiB\n"));
+    assert_null(strstr(text, "TLS"));
+    assert_null(strstr(text, "OpenSSL"));
     assert_non_null(strstr(text, "in all "));
     free(text);
     weir_conf_release(conf);

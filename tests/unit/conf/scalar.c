@@ -380,6 +380,7 @@ static void test_url(void **state)
         const char *authority; /* NULL: refused */
         const char *host, *path, *prefix;
         uint16_t port;
+        bool is_tls;
     } rows[] = {{"http://agent", "agent", "agent", NULL, "", 80},
                 {"http://Agent.Example:80/", "agent.example", "agent.example", NULL, "", 80},
                 {"http://agent:9000/v1/", "agent:9000", "agent", NULL, "/v1", 9000},
@@ -388,8 +389,16 @@ static void test_url(void **state)
                 {"http://[::1]", "[::1]", "::1", NULL, "", 80},
                 {"http://my_agent.svc.", "my_agent.svc.", "my_agent.svc.", NULL, "", 80},
                 {"unix:///run/agent.sock", "localhost", NULL, "/run/agent.sock", "", 0},
-                {"https://agent"},
+                {"http://agent:443", "agent:443", "agent", NULL, "", 443},
+                {"https://Agent", "agent", "agent", NULL, "", 443, true},
+                {"https://agent:443/v1", "agent", "agent", NULL, "/v1", 443, true},
+                {"https://agent:80", "agent:80", "agent", NULL, "", 80, true},
+                {"https://[::1]/", "[::1]", "::1", NULL, "", 443, true},
+                {"https://[::1]:8443", "[::1]:8443", "::1", NULL, "", 8443, true},
                 {"HTTPS://agent"},
+                {"https://"},
+                {"https:/agent"},
+                {"https://u:p@agent"},
                 {"127.0.0.1:9000"},
                 {"ftp://agent"},
                 {"http://"},
@@ -431,6 +440,7 @@ static void test_url(void **state)
         check_text(url.path, row->path);
         assert_string_equal(prefix, row->prefix);
         assert_int_equal(url.port, row->port);
+        assert_int_equal(url.is_tls, row->is_tls);
     }
     weir_conf_arena_destroy(arena);
 }
@@ -462,6 +472,12 @@ static void test_words_of_http(void **state)
               TEXTS{"", "X Y", "X:Y", "X/Y", "(x)", "X\x7f", "\xc3\xa9", NULL});
     check_all(weir_conf_parse_own_header, TEXTS{"X-Tenant-ID", "Authorization", NULL},
               TEXTS{"", "Host", "content-length", "Transfer-Encoding", "Connection", "traceparent", "X Y", NULL});
+    check_all(weir_conf_parse_sent_header, TEXTS{"Authorization", "cookie", "X$Y", "Via", NULL},
+              TEXTS{"", "Host", "CONTENT-LENGTH", "Transfer-Encoding", "Connection", "te", "Trailer", "Upgrade",
+                    "expect", "Keep-Alive", "Proxy-Connection", "traceparent", "tracestate", "X Y",
+                    LETTERS_50 LETTERS_50, NULL});
+    check_all(weir_conf_parse_header_value, TEXTS{"", "a", "Bearer x", " a\tb ", "a\r\n", "\"[redacted]\"", NULL},
+              TEXTS{"a\nb", "a\r\nX: y", "\x01", "\x7f", "\xc3\xa9", NULL});
     check_all(weir_conf_parse_key_header,
               TEXTS{"X-Plan", "Authorization", "Cookie", "X-Api-Key", "Accept-Language", "Content-Type", "Hosts", NULL},
               TEXTS{"", "X Y", "Host", "HOST", "Connection", "transfer-encoding", "Content-Length", "Upgrade", "TE",
@@ -476,6 +492,16 @@ static void test_words_of_http(void **state)
     check_all(
         weir_conf_parse_host_name, TEXTS{"api.example.com", "API", "10.0.0.1", "[::1]", "a_b", NULL},
         TEXTS{"", "a:80", "[::1]:80", "::1", "10.0.0", "-a", "a..b", "*", "*.a", "[a]", LETTERS_50 LETTERS_50, NULL});
+}
+
+static void test_models(void **state)
+{
+    check_all(weir_conf_parse_model, TEXTS{"a", "gpt-4o", "ft:gpt-4o:me::x", "a b", "\xc3\xa9", NULL},
+              TEXTS{"", "*", "gpt-*", "a\nb", "\x7f", NULL});
+    check_all(weir_conf_parse_model_pattern, TEXTS{"a", "*", "gpt-*", "*-mini", NULL},
+              TEXTS{"", "**", "*a*", "a*b", "a\n*", NULL});
+    check_all(weir_conf_parse_server_name, TEXTS{"api.example.com", "10.0.0.1", "::1", "a_b", NULL},
+              TEXTS{"", "[::1]", "a:80", "api.example.com.", "a b", "*.example.com", "10.1", NULL});
 }
 
 static void test_names_and_secrets(void **state)
@@ -556,19 +582,13 @@ static void test_yaml_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_count),
-        cmocka_unit_test(test_duration),
-        cmocka_unit_test(test_size),
-        cmocka_unit_test(test_rate),
-        cmocka_unit_test(test_weight),
-        cmocka_unit_test(test_percent),
-        cmocka_unit_test(test_cidr),
-        cmocka_unit_test(test_address),
-        cmocka_unit_test(test_url),
-        cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_words_of_http),
-        cmocka_unit_test(test_sha256),
-        cmocka_unit_test(test_names_and_secrets),
+        cmocka_unit_test(test_count),         cmocka_unit_test(test_duration),
+        cmocka_unit_test(test_size),          cmocka_unit_test(test_rate),
+        cmocka_unit_test(test_weight),        cmocka_unit_test(test_percent),
+        cmocka_unit_test(test_cidr),          cmocka_unit_test(test_address),
+        cmocka_unit_test(test_url),           cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_words_of_http), cmocka_unit_test(test_sha256),
+        cmocka_unit_test(test_models),        cmocka_unit_test(test_names_and_secrets),
         cmocka_unit_test(test_yaml_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
