@@ -86,6 +86,36 @@ typedef struct {
     const char *header; /* WEIR_KEY_HEADER */
 } weir_conf_key_part_t;
 
+/* Where the key of a dedup is found. */
+typedef enum {
+    WEIR_DEDUP_KEY_HEADER,
+    WEIR_DEDUP_KEY_CLOUDEVENT, /* id and source of an event, in binary or structured mode */
+    WEIR_DEDUP_KEY_JSON,
+    WEIR_DEDUP_KEY_FINGERPRINT, /* the request itself; always the last */
+} weir_conf_dedup_key_kind_t;
+
+typedef struct {
+    weir_conf_dedup_key_kind_t kind;
+    const char *text; /* HEADER: its name; JSON: the pointer (RFC 6901), "/..."; else NULL */
+} weir_conf_dedup_key_t;
+
+typedef struct {
+    const weir_conf_dedup_key_t *entries;
+    size_t size; /* >= 1 */
+} weir_conf_dedup_keys_t;
+
+/* A set of statuses, 200 to 599. */
+typedef struct {
+    uint64_t bits[8]; /* of 100 + i, the lowest first */
+} weir_conf_statuses_t;
+
+static inline bool weir_conf_statuses_has(const weir_conf_statuses_t *statuses, int64_t status)
+{
+    return status >= 200 && status <= 599 && (statuses->bits[(status - 100) / 64] >> (status - 100) % 64 & 1) != 0;
+}
+
+typedef enum { WEIR_STORE_MEMORY, WEIR_STORE_REDIS } weir_conf_store_kind_t;
+
 /* A header field, or a parameter of a query: then both are percent-encoded, as they go up. */
 typedef struct {
     const char *name, *value;
@@ -140,15 +170,20 @@ typedef weir_conf_log_level_t weir_log_level_t;
         const type *entries;    \
         size_t size;            \
     }
+#define WEIR_CONF_TYPE_abandoned(key) weir_conf_abandoned_t, key
 #define WEIR_CONF_TYPE_address(key) weir_conf_address_t, key
 #define WEIR_CONF_TYPE_algorithm(key) weir_conf_algorithm_t, key
 #define WEIR_CONF_TYPE_api_keys(key) WEIR_CONF_ENTRIES(weir_conf_api_key_t), key /* sorted by sha256 */
 #define WEIR_CONF_TYPE_breaker_key(key) bool, by_model
+#define WEIR_CONF_TYPE_bypass(key) const char *, key       /* the header's name; NULL: none */
 #define WEIR_CONF_TYPE_causes(key) unsigned, key           /* WEIR_WHEN_* */
 #define WEIR_CONF_TYPE_certificate(key) const char *, key  /* an absolute path; NULL: none */
 #define WEIR_CONF_TYPE_certificates(key) const char *, key /* the same */
 #define WEIR_CONF_TYPE_cidrs(key) weir_conf_cidrs_t, key
 #define WEIR_CONF_TYPE_count(key) int64_t, key
+#define WEIR_CONF_TYPE_dedup_keys(key) weir_conf_dedup_keys_t, key
+#define WEIR_CONF_TYPE_dedup_name(key) size_t, key /* index into dedup; SIZE_MAX: none */
+#define WEIR_CONF_TYPE_dedup_on_failure(key) weir_conf_dedup_on_failure_t, key
 #define WEIR_CONF_TYPE_dialect(key) weir_conf_dialect_t, key
 #define WEIR_CONF_TYPE_duration(key) int64_t, key##_ns /* 0 where it is not set */
 #define WEIR_CONF_TYPE_failures(key) unsigned, key     /* WEIR_FAILURE_* */
@@ -159,6 +194,7 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_header_values(key) WEIR_CONF_ENTRIES(weir_conf_pair_t), key
 #define WEIR_CONF_TYPE_host(key) weir_conf_host_t, key
 #define WEIR_CONF_TYPE_host_name(key) const char *, key /* lower case, no port */
+#define WEIR_CONF_TYPE_in_flight(key) weir_conf_in_flight_t, key
 #define WEIR_CONF_TYPE_key_parts(key) WEIR_CONF_ENTRIES(weir_conf_key_part_t), key
 #define WEIR_CONF_TYPE_limit_mode(key) weir_conf_limit_mode_t, key
 #define WEIR_CONF_TYPE_limit_names(key) WEIR_CONF_ENTRIES(size_t), key /* indices into limits */
@@ -166,8 +202,12 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_log_level(key) weir_conf_log_level_t, key
 #define WEIR_CONF_TYPE_log_target(key) const char *, key /* "stdout", "stderr", "none" or a file's path */
 #define WEIR_CONF_TYPE_methods(key) weir_conf_strings_t, key
+#define WEIR_CONF_TYPE_mismatch(key) weir_conf_mismatch_t, key
 #define WEIR_CONF_TYPE_model_names(key) WEIR_CONF_ENTRIES(weir_conf_model_t), key /* sorted by from */
 #define WEIR_CONF_TYPE_model_patterns(key) weir_conf_strings_t, key
+#define WEIR_CONF_TYPE_on_duplicate(key) weir_conf_on_duplicate_t, key
+#define WEIR_CONF_TYPE_on_full(key) weir_conf_on_full_t, key
+#define WEIR_CONF_TYPE_on_unknown(key) weir_conf_on_unknown_t, key
 #define WEIR_CONF_TYPE_overrides(key) WEIR_CONF_ENTRIES(struct weir_conf_override), key /* sorted by name */
 #define WEIR_CONF_TYPE_own_header(key) const char *, key
 #define WEIR_CONF_TYPE_own_headers(key) weir_conf_strings_t, key
@@ -177,6 +217,7 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_prefix(key) const char *, key      /* "" or "/a/b"; of the url, too */
 #define WEIR_CONF_TYPE_priority(key) const char *, key    /* the header's name; NULL: none */
 #define WEIR_CONF_TYPE_private_key(key) const char *, key /* an absolute path; NULL: none */
+#define WEIR_CONF_TYPE_probability(key) double, key
 #define WEIR_CONF_TYPE_query_values(key) WEIR_CONF_ENTRIES(weir_conf_pair_t), key
 #define WEIR_CONF_TYPE_rate(key) weir_conf_rate_t, key
 #define WEIR_CONF_TYPE_removed_headers(key) weir_conf_strings_t, key
@@ -184,6 +225,9 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_secret(key) const char *, key
 #define WEIR_CONF_TYPE_server_name(key) const char *, key /* NULL: the url's host */
 #define WEIR_CONF_TYPE_size(key) uint64_t, key##_bytes
+#define WEIR_CONF_TYPE_state_file(key) const char *, key /* an absolute path, or NULL; it need not be there */
+#define WEIR_CONF_TYPE_statuses(key) weir_conf_statuses_t, key
+#define WEIR_CONF_TYPE_store_kind(key) weir_conf_store_kind_t, key
 #define WEIR_CONF_TYPE_tenant_or_refuse(key) const char *, key##_tenant /* NULL: refuse */
 #define WEIR_CONF_TYPE_tenant_sources(key) WEIR_CONF_ENTRIES(weir_conf_tenant_source_t), key
 #define WEIR_CONF_TYPE_text(key) const char *, key
@@ -223,6 +267,9 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define COMPUTED(type, name) type name;
 #include "fields/sections.def"
 
+/* The largest bloom.expected that there are filters for: of libbloom 1.6, whose size is an int of bits. */
+int64_t weir_conf_bloom_expected_max(double false_positives);
+
 /* What one tenant has in place of a limit's own numbers. */
 typedef struct weir_conf_override {
     const char *tenant;
@@ -252,6 +299,8 @@ void weir_conf_print(const weir_conf_t *conf, FILE *out); /* --print-config; als
 /* What things cost in bytes, told by those who know it. */
 typedef struct {
     uint64_t (*limit_table)(const weir_conf_limit_t *limit); /* a limit's state with all its keys */
+    uint64_t (*dedup_table)(const weir_conf_dedup_t *dedup); /* its exact keys, without answers */
+    uint64_t (*dedup_bloom)(const weir_conf_dedup_t *dedup); /* its Bloom filters */
     uint64_t process;                                        /* code, heap and stacks of one worker, idle */
     uint64_t worker;                                         /* each further worker */
     uint64_t connection;                                     /* an idle connection of a caller or an upstream */

@@ -82,6 +82,29 @@ static void add_limits(bound_t *bound, const weir_conf_t *conf, const weir_conf_
     }
 }
 
+/* Streams are made only where somebody may read them. */
+static bool holds_answers(const weir_conf_dedup_t *dedup)
+{
+    return dedup->on_duplicate == WEIR_ON_DUPLICATE_REPLAY || dedup->in_flight == WEIR_IN_FLIGHT_WAIT;
+}
+
+static void add_dedups(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
+{
+    for (size_t i = 0; i < conf->dedup.size; ++i) {
+        const weir_conf_dedup_t *dedup = &conf->dedup.entries[i];
+        char what[160];
+        snprintf(what, sizeof(what), "dedup.%s, bloom.expected %" PRId64, dedup->name, dedup->bloom.expected);
+        add(bound, what, 0, costs->dedup_bloom(dedup));
+        if (!dedup->exact)
+            continue;
+        snprintf(what, sizeof(what), "dedup.%s, max_keys %" PRId64, dedup->name, dedup->max_keys);
+        add(bound, what, 0, costs->dedup_table(dedup));
+        snprintf(what, sizeof(what), "dedup.%s, answers, memory", dedup->name);
+        if (holds_answers(dedup))
+            add(bound, what, 0, dedup->memory_bytes);
+    }
+}
+
 /* A PEM file's contents, taken apart: 3.2 times the size of Debian's authorities. */
 static uint64_t parsed_bytes(const char *path)
 {
@@ -160,7 +183,7 @@ static void warn(const bound_t *bound)
     format_bytes(limit_bytes, limit);
     fprintf(bound->out,
             "warning: at worst %s is over the cgroup's memory limit, %s; lower server.max_buffered, "
-            "server.max_connections or max_keys, or raise the limit\n",
+            "server.max_connections, max_keys or a dedup's memory and bloom.expected, or raise the limit\n",
             worst, limit);
 }
 
@@ -170,6 +193,7 @@ void weir_conf_print_memory(const weir_conf_t *conf, const weir_conf_costs_t *co
     fprintf(out, "%-56s %12s %12s\n", "memory", "idle", "at worst");
     add_process(&bound, conf, costs);
     add_limits(&bound, conf, costs);
+    add_dedups(&bound, conf, costs);
     add_callers(&bound, conf, costs);
     add_upstreams(&bound, conf, costs);
     write_line(out, "in all", bound.idle_bytes, bound.worst_bytes);

@@ -226,7 +226,7 @@ static void check_unit(weir_conf_load_t *load, const weir_conf_limit_t *limit)
                        "'%s' is not what concurrency counts; write requests, or another algorithm", words[limit->unit]);
 }
 
-static bool is_tenant_name(const weir_conf_tenant_t *tenant, const char *header)
+static bool names_tenant(const weir_conf_tenant_t *tenant, const char *header)
 {
     if (strcasecmp(tenant->forward_header, header) == 0)
         return true;
@@ -236,19 +236,24 @@ static bool is_tenant_name(const weir_conf_tenant_t *tenant, const char *header)
     return false;
 }
 
+bool weir_conf_is_tenant_name(const weir_conf_t *conf, const char *header)
+{
+    bool is_taken = names_tenant(&conf->tenant, header);
+    for (size_t i = 0; i < conf->listeners.size; ++i)
+        is_taken = is_taken || names_tenant(conf->listeners.entries[i].tenant, header);
+    return is_taken;
+}
+
 static void check_priority(weir_conf_load_t *load, const weir_conf_limit_t *limit)
 {
     const weir_conf_t *conf = load->conf;
     const char *header = limit->queue.priority;
     if (header == NULL)
         return;
-    bool is_taken = is_tenant_name(&conf->tenant, header);
-    for (size_t i = 0; i < conf->listeners.size; ++i)
-        is_taken = is_taken || is_tenant_name(conf->listeners.entries[i].tenant, header);
     const weir_conf_node_t *node = NODE_AT(load, "limits", limit->name, "queue", "priority", "header");
     if (weir_conf_is_correlation_name(&conf->correlation, header))
         weir_conf_fail(load, node, "'%s' carries the correlation id already; write another header", header);
-    else if (is_taken)
+    else if (weir_conf_is_tenant_name(conf, header))
         weir_conf_fail(load, node, "'%s' carries the tenant already; write another header", header);
 }
 
@@ -310,6 +315,7 @@ static void check_listener_routes(weir_conf_load_t *load, const weir_conf_listen
     const weir_conf_node_t *node = next_entry(routes->first);
     for (size_t i = 0; i < listener->routes.size; ++i, node = next_entry(node->next)) {
         check_fallback(load, &listener->routes.entries[i], node);
+        weir_conf_check_route_dedup(load, &listener->routes.entries[i], node);
         for (size_t k = 0; k < i; ++k)
             if (is_same_route(&listener->routes.entries[i], &listener->routes.entries[k])) {
                 const weir_conf_node_t *path = weir_conf_node_get(node, "path");
@@ -360,6 +366,8 @@ void weir_conf_check_rules(weir_conf_load_t *load)
     check_all_tenant_names(load);
     check_buckets(load);
     check_limits(load);
+    weir_conf_check_store(load);
+    weir_conf_check_dedups(load);
     weir_conf_check_upstreams(load);
     check_listeners(load);
 }

@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/un.h>
@@ -114,6 +115,28 @@ const char *weir_conf_parse_percent(const char *text, int64_t *value_ppm)
     return "write a number and %, such as 25%";
 }
 
+static const char *skip_digits(const char *text)
+{
+    return text + strspn(text, "0123456789");
+}
+
+const char *weir_conf_parse_probability(const char *text, double *value)
+{
+    static const char right[] = "write a number, such as 1e-6 or 0.001";
+    const char *end = skip_digits(text);
+    bool is_one_digit = end == text + 1 && *text != '0';
+    if (end == text || (*text == '0' && end != text + 1) || strlen(text) > 40)
+        return right;
+    if (*end == '.' && !isdigit((unsigned char)end[1]))
+        return right;
+    if (*end == '.')
+        end = skip_digits(end + 1);
+    if ((*end == 'e' || *end == 'E') && is_one_digit && end[1] == '-' && isdigit((unsigned char)end[2]))
+        end = skip_digits(end + 2);
+    *value = strtod(text, NULL);
+    return *end == '\0' ? NULL : right;
+}
+
 const char *weir_conf_parse_rate(const char *text, weir_conf_rate_t *rate)
 {
     static const char right[] = "write a count and a unit, such as 50/s, 600/m, 10000/h";
@@ -166,6 +189,17 @@ void weir_conf_format_weight(int64_t value_micros, char text[WEIR_CONF_SCALAR_BY
 void weir_conf_format_percent(int64_t value_ppm, char text[WEIR_CONF_SCALAR_BYTES_MAX])
 {
     format_decimal(value_ppm, 4, "%", text);
+}
+
+void weir_conf_format_probability(double value, char text[WEIR_CONF_SCALAR_BYTES_MAX])
+{
+    int digits = 1;
+    do
+        snprintf(text, WEIR_CONF_SCALAR_BYTES_MAX, "%.*g", digits, value);
+    while (strtod(text, NULL) != value && ++digits <= 17);
+    char *exponent = strstr(text, "e-0"); /* 1e-06 */
+    if (exponent != NULL)
+        memmove(exponent + 2, exponent + 3, strlen(exponent + 3) + 1);
 }
 
 void weir_conf_format_rate(weir_conf_rate_t rate, char text[WEIR_CONF_SCALAR_BYTES_MAX])
@@ -551,12 +585,43 @@ const char *weir_conf_parse_key_header(const char *text)
     return weir_conf_parse_header(text);
 }
 
+static const char *const credential_names[] = {"api-key", "authorization", "proxy-authorization", "x-api-key", NULL};
+
+static bool is_free_header(const char *text)
+{
+    bool is_taken = is_one_of(text, credential_names) || has_prefix(text, "accept") || has_prefix(text, "content-");
+    return !is_taken && is_token(text) && weir_conf_parse_own_header(text) == NULL;
+}
+
 const char *weir_conf_parse_priority_header(const char *text)
 {
-    static const char *const needed[] = {"api-key", "authorization", "proxy-authorization", "x-api-key", NULL};
-    bool is_taken = is_one_of(text, needed) || has_prefix(text, "accept") || has_prefix(text, "content-");
-    if (is_taken || !is_token(text) || weir_conf_parse_own_header(text) != NULL)
-        return "write a name that HTTP gives no other meaning, such as X-Priority";
+    return is_free_header(text) ? NULL : "write a name that HTTP gives no other meaning, such as X-Priority";
+}
+
+const char *weir_conf_parse_bypass_header(const char *text)
+{
+    return is_free_header(text) ? NULL : "write a name that HTTP gives no other meaning, such as X-Replay";
+}
+
+const char *weir_conf_parse_dedup_header(const char *text)
+{
+    if (is_one_of(text, credential_names) || weir_conf_parse_own_header(text) != NULL)
+        return "write one that tells a request from all others, such as Idempotency-Key";
+    return NULL;
+}
+
+const char *weir_conf_parse_json_pointer(const char *text)
+{
+    if (*text != '/')
+        return "write one that begins with /, such as /job_id";
+    if (strlen(text) > 255)
+        return "write at most 255 bytes";
+    for (const char *at = text; *at != '\0'; ++at) {
+        if (*at == '~' && at[1] != '0' && at[1] != '1')
+            return "write ~0 for ~, and ~1 for a / in a name";
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            return "write one without control characters";
+    }
     return NULL;
 }
 

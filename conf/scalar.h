@@ -18,6 +18,8 @@ const char *weir_conf_parse_size(const char *text, uint64_t *value_bytes); /* 0 
 /* Decimal numbers, no exponent: 1.25 is 1250000, 12.5% is 125000; no more digits after the point than fit. */
 const char *weir_conf_parse_weight(const char *text, int64_t *value_micros);
 const char *weir_conf_parse_percent(const char *text, int64_t *value_ppm);
+/* 1e-6 or 0.001: with an exponent one digit before the point, and not 0. */
+const char *weir_conf_parse_probability(const char *text, double *value);
 const char *weir_conf_parse_rate(const char *text, weir_conf_rate_t *rate);
 const char *weir_conf_parse_cidr(const char *text, weir_conf_cidr_t *cidr);
 const char *weir_conf_parse_address(const char *text, weir_conf_arena_t *arena, weir_conf_address_t *address);
@@ -30,12 +32,15 @@ const char *weir_conf_parse_own_header(const char *text);   /* one that weir may
 const char *weir_conf_parse_sent_header(const char *text);  /* one that a user may write, or take away */
 const char *weir_conf_parse_header_value(const char *text); /* without spaces around it (RFC 9110, 5.5) */
 const char *weir_conf_parse_model(const char *text);
-const char *weir_conf_parse_model_pattern(const char *text); /* with a * at one end, perhaps */
-const char *weir_conf_parse_server_name(const char *text);   /* a name or an address, without brackets */
+const char *weir_conf_parse_model_pattern(const char *text);   /* with a * at one end, perhaps */
+const char *weir_conf_parse_server_name(const char *text);     /* a name or an address, without brackets */
 const char *weir_conf_parse_key_header(const char *text);      /* one that requests may be counted by */
 const char *weir_conf_parse_priority_header(const char *text); /* one that weir may take away, too */
+const char *weir_conf_parse_bypass_header(const char *text);   /* the same */
+const char *weir_conf_parse_dedup_header(const char *text);    /* one that may tell a request from all others */
+const char *weir_conf_parse_json_pointer(const char *text);    /* "/a/0", at most 255 bytes; not "", all of it */
 const char *weir_conf_parse_method(const char *text);
-const char *weir_conf_parse_name(const char *text); /* of limits, upstreams, listeners */
+const char *weir_conf_parse_name(const char *text); /* of limits, dedups, upstreams, listeners */
 const char *weir_conf_parse_tenant(const char *text);
 const char *weir_conf_parse_sha256(const char *text, uint8_t sha256[32]);
 const char *weir_conf_parse_secret(const char *text);
@@ -55,6 +60,7 @@ void weir_conf_format_duration(int64_t value_ns, char text[WEIR_CONF_SCALAR_BYTE
 void weir_conf_format_size(uint64_t value_bytes, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 void weir_conf_format_weight(int64_t value_micros, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 void weir_conf_format_percent(int64_t value_ppm, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
+void weir_conf_format_probability(double value, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 void weir_conf_format_rate(weir_conf_rate_t rate, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 void weir_conf_format_cidr(const weir_conf_cidr_t *cidr, char text[WEIR_CONF_SCALAR_BYTES_MAX]);
 

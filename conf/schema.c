@@ -31,7 +31,8 @@ static void write_null(weir_conf_json_t *json)
 static void write_scalar_default(weir_conf_json_t *json, const char *text)
 {
     bool is_word = strcmp(text, "true") == 0 || strcmp(text, "false") == 0;
-    if (is_word || strspn(text, "0123456789") == strlen(text))
+    double number;
+    if (is_word || weir_conf_parse_probability(text, &number) == NULL)
         weir_conf_json_word(json, text);
     else
         weir_conf_json_text(json, text);

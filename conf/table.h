@@ -103,7 +103,10 @@ void weir_conf_derive_failures(void *row, const void *outer);   /* outer: the up
 void weir_conf_derive_first_byte(void *row, const void *outer); /* outer: the upstream */
 void weir_conf_derive_forward(void *row, const void *outer);
 void weir_conf_derive_host(void *row, const void *outer);
-void weir_conf_derive_idle_timeout(void *row, const void *outer);  /* outer: the upstream */
+void weir_conf_derive_idle_timeout(void *row, const void *outer); /* outer: the upstream */
+void weir_conf_derive_keep_responses(void *row, const void *outer);
+void weir_conf_derive_max_response(void *row, const void *outer);
+void weir_conf_derive_no_dedup(void *row, const void *outer);
 void weir_conf_derive_retry_methods(void *row, const void *outer); /* outer: the upstream */
 void weir_conf_derive_throttle(void *row, const void *outer);      /* outer: an upstream's breaker */
 

@@ -197,12 +197,19 @@ SCHEMA(word)
     const weir_conf_type_t weir_conf_type_##type = { \
         .what = what_, .words = words_##type, .parse = parse_word, .print = print_word, .schema = schema_word};
 
+WORD_TYPE(abandoned, "what becomes of an abandoned call")
 WORD_TYPE(algorithm, "an algorithm")
+WORD_TYPE(dedup_on_failure, "a way to fail")
 WORD_TYPE(dialect, "a dialect")
 WORD_TYPE(host, "a way to set Host")
+WORD_TYPE(in_flight, "a way to answer duplicates in flight")
 WORD_TYPE(limit_mode, "a mode")
 WORD_TYPE(limit_scope, "a scope")
 WORD_TYPE(log_level, "a level")
+WORD_TYPE(mismatch, "a way to answer a mismatch")
+WORD_TYPE(on_duplicate, "a way to answer duplicates")
+WORD_TYPE(on_full, "what becomes of a full table")
+WORD_TYPE(on_unknown, "what follows a lost answer")
 WORD_TYPE(precision, "a precision")
 WORD_TYPE(unit, "a unit of limits")
 

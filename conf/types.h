@@ -43,6 +43,10 @@ int64_t weir_conf_bound(const char *text); /* a count in a row */
 bool weir_conf_begin_list(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
                           size_t entry_bytes, void *entries);
 void weir_conf_fail_twice(weir_conf_load_t *load, const weir_conf_node_t *node, const char *name);
+/* The only field of a mapping such as {header: X}, with its index in `names`; NULL after an error. */
+const weir_conf_node_t *weir_conf_only_field(weir_conf_load_t *load, const weir_conf_node_t *node, const char *what,
+                                             const char *right, const char *const *names, size_t count, size_t *index);
+void weir_conf_print_only_field(FILE *out, const char *name, const char *text); /* {header: X} */
 void weir_conf_print_strings(FILE *out, const weir_conf_strings_t *strings);
 
 /* Members of a schema array, and of an object whose keys match; what an entry is follows. */
@@ -56,6 +60,8 @@ void weir_conf_schema_word_items(weir_conf_json_t *json, const char *const *word
 void weir_conf_schema_text(weir_conf_json_t *json, const char *pattern, const char *min, const char *max,
                            bool or_number);
 void weir_conf_schema_words(weir_conf_json_t *json, const char *const *words);
+/* Members of a schema object: a mapping of this one field, with a text that matches. */
+void weir_conf_schema_only_field(weir_conf_json_t *json, const char *name, const char *pattern);
 /* An object that refers to one of $defs. */
 void weir_conf_schema_ref(weir_conf_json_t *json, const char *name);
 

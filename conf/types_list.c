@@ -20,6 +20,10 @@ bool weir_conf_begin_list(weir_conf_load_t *load, const weir_conf_field_t *field
         weir_conf_fail(load, node, "has %zu entries; write at most %s", node->count, field->max);
         return false;
     }
+    if (field->min != NULL && node->count < (size_t)weir_conf_bound(field->min)) {
+        weir_conf_fail(load, node, "is empty; %s", field->type->right);
+        return false;
+    }
     void *room = weir_conf_arena_alloc(load->arena, node->count * entry_bytes);
     memcpy(entries, &room, sizeof(room));
     return true;
@@ -31,9 +35,8 @@ void weir_conf_fail_twice(weir_conf_load_t *load, const weir_conf_node_t *node, 
                    weir_conf_errors_show(load->scratch, node->hidden ? node->written : name));
 }
 
-/* The only field of a mapping such as {header: X}, with its index in `names`; NULL after an error. */
-static const weir_conf_node_t *only_field(weir_conf_load_t *load, const weir_conf_node_t *node, const char *what,
-                                          const char *right, const char *const *names, size_t count, size_t *index)
+const weir_conf_node_t *weir_conf_only_field(weir_conf_load_t *load, const weir_conf_node_t *node, const char *what,
+                                             const char *right, const char *const *names, size_t count, size_t *index)
 {
     const weir_conf_node_t *only = NULL;
     size_t given = 0;
@@ -64,6 +67,8 @@ static const weir_conf_node_t *only_field(weir_conf_load_t *load, const weir_con
 void weir_conf_schema_array(weir_conf_json_t *json, const weir_conf_field_t *field, bool is_unique)
 {
     weir_conf_json_member_text(json, "type", "array");
+    if (field->min != NULL && weir_conf_bound(field->min) > 0)
+        weir_conf_json_member_word(json, "minItems", field->min);
     if (field->max != NULL)
         weir_conf_json_member_word(json, "maxItems", field->max);
     if (is_unique)
@@ -98,14 +103,13 @@ void weir_conf_schema_word_items(weir_conf_json_t *json, const char *const *word
     weir_conf_json_close(json, '}');
 }
 
-/* { name: text that is a header's name } */
-static void write_header_object(weir_conf_json_t *json, const char *name)
+void weir_conf_schema_only_field(weir_conf_json_t *json, const char *name, const char *pattern)
 {
     weir_conf_json_member_text(json, "type", "object");
     weir_conf_json_key(json, "properties");
     weir_conf_json_open(json, '{');
     weir_conf_json_key(json, name);
-    weir_conf_schema_items(json, WEIR_CONF_PATTERN_HEADER, true);
+    weir_conf_schema_items(json, pattern, true);
     weir_conf_json_close(json, '}');
     weir_conf_json_key(json, "required");
     weir_conf_json_open(json, '[');
@@ -117,7 +121,7 @@ static void write_header_object(weir_conf_json_t *json, const char *name)
 static void schema_header_object(weir_conf_json_t *json, const char *name)
 {
     weir_conf_json_open(json, '{');
-    write_header_object(json, name);
+    weir_conf_schema_only_field(json, name, WEIR_CONF_PATTERN_HEADER);
     weir_conf_json_close(json, '}');
 }
 
@@ -384,7 +388,7 @@ static bool load_key_part(weir_conf_load_t *load, const weir_conf_node_t *node, 
             return true;
         }
     size_t index;
-    const weir_conf_node_t *header = only_field(load, node, key_what, key_right, names, 1, &index);
+    const weir_conf_node_t *header = weir_conf_only_field(load, node, key_what, key_right, names, 1, &index);
     part->kind = WEIR_KEY_HEADER;
     part->header = header != NULL ? weir_conf_load_header(load, header, weir_conf_parse_key_header) : NULL;
     return part->header != NULL;
@@ -415,10 +419,10 @@ PARSE(key_parts)
     limit->key.size = size;
 }
 
-static void print_header_object(FILE *out, const char *name, const char *header)
+void weir_conf_print_only_field(FILE *out, const char *name, const char *text)
 {
     fprintf(out, "{%s: ", name);
-    weir_conf_yaml_text(out, header);
+    weir_conf_yaml_text(out, text);
     fputc('}', out);
 }
 
@@ -430,7 +434,7 @@ PRINT(key_parts)
         const weir_conf_key_part_t *part = &limit->key.entries[i];
         fputs(i > 0 ? ", " : "", out);
         if (part->kind == WEIR_KEY_HEADER)
-            print_header_object(out, "header", part->header);
+            weir_conf_print_only_field(out, "header", part->header);
         else
             fputs(key_words[part->kind], out);
     }
@@ -449,14 +453,25 @@ SCHEMA(key_parts)
     weir_conf_json_close(json, '}');
 }
 
-PARSE(priority)
+static void load_only_header(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
+                             void *row, const char *(*parse)(const char *text))
 {
     static const char *const names[] = {"header"};
     size_t index;
-    const weir_conf_node_t *header = only_field(load, node, field->type->what, field->type->right, names, 1, &index);
+    const weir_conf_node_t *header =
+        weir_conf_only_field(load, node, field->type->what, field->type->right, names, 1, &index);
     if (header != NULL)
-        *(const char **)weir_conf_member(field, row) =
-            weir_conf_load_header(load, header, weir_conf_parse_priority_header);
+        *(const char **)weir_conf_member(field, row) = weir_conf_load_header(load, header, parse);
+}
+
+PARSE(priority)
+{
+    load_only_header(load, field, node, row, weir_conf_parse_priority_header);
+}
+
+PARSE(bypass)
+{
+    load_only_header(load, field, node, row, weir_conf_parse_bypass_header);
 }
 
 PRINT(priority)
@@ -467,13 +482,13 @@ PRINT(priority)
         return;
     }
     fputc(' ', out);
-    print_header_object(out, "header", header);
+    weir_conf_print_only_field(out, "header", header);
     fputc('\n', out);
 }
 
 SCHEMA(priority)
 {
-    write_header_object(json, "header");
+    weir_conf_schema_only_field(json, "header", WEIR_CONF_PATTERN_HEADER);
 }
 
 static const char *const source_names[] = {"header", "api_key"};
@@ -481,8 +496,8 @@ static const char *const source_names[] = {"header", "api_key"};
 static bool load_tenant_source(weir_conf_load_t *load, const weir_conf_node_t *node, weir_conf_tenant_source_t *source)
 {
     size_t index;
-    const weir_conf_node_t *header = only_field(load, node, "a source of the tenant",
-                                                "write {header: NAME} or {api_key: NAME}", source_names, 2, &index);
+    const weir_conf_node_t *header = weir_conf_only_field(
+        load, node, "a source of the tenant", "write {header: NAME} or {api_key: NAME}", source_names, 2, &index);
     if (header == NULL)
         return false;
     source->is_api_key = index == 1;
@@ -518,7 +533,7 @@ PRINT(tenant_sources)
     for (size_t i = 0; i < tenant->from.size; ++i) {
         const weir_conf_tenant_source_t *source = &tenant->from.entries[i];
         fputs(i > 0 ? ", " : "", out);
-        print_header_object(out, source_names[source->is_api_key], source->header);
+        weir_conf_print_only_field(out, source_names[source->is_api_key], source->header);
     }
     fputs("]\n", out);
 }
@@ -639,6 +654,8 @@ DEFINE_TYPE(key_parts, "a list of what requests are counted by",
             "write such as [tenant], or [] for one that is for all", "entries", parse_key_parts, print_key_parts,
             schema_key_parts)
 DEFINE_TYPE(priority, "a source of the priority", "write {header: NAME}", NULL, parse_priority, print_priority,
+            schema_priority)
+DEFINE_TYPE(bypass, "a header that bypasses", "write {header: NAME}", NULL, parse_bypass, print_priority,
             schema_priority)
 DEFINE_TYPE(tenant_sources, "a list of where the tenant is found", "write such as [{header: X-Tenant-ID}]", "entries",
             parse_tenant_sources, print_tenant_sources, schema_tenant_sources)

@@ -358,6 +358,52 @@ SCHEMA(percent)
     schema_decimal(json, min, max, 4, "%");
 }
 
+/* ---- probabilities ---- */
+
+static double probability_bound(const char *text)
+{
+    double value;
+    if (weir_conf_parse_probability(text, &value) != NULL)
+        abort();
+    return value;
+}
+
+PARSE(probability)
+{
+    const char *text = weir_conf_scalar(load, field->type, node);
+    double value;
+    if (text == NULL)
+        return;
+    const char *right = weir_conf_parse_probability(text, &value);
+    double min = probability_bound(field->min), max = probability_bound(field->max);
+    if (right != NULL)
+        weir_conf_fail_value(load, node, field->type->what, right);
+    else if (value < min || value > max)
+        fail_bounds(load, field, node, value < min);
+    else
+        *(double *)weir_conf_member(field, row) = value;
+}
+
+PRINT(probability)
+{
+    char text[WEIR_CONF_SCALAR_BYTES_MAX];
+    weir_conf_format_probability(*(const double *)weir_conf_member_const(field, row), text);
+    fprintf(out, " %s\n", text);
+}
+
+/* In quotes, which readers of YAML 1.1 take for granted: of what is from 1e-9 to 0.1. */
+SCHEMA(probability)
+{
+    begin_any_of(json);
+    weir_conf_json_member_text(json, "type", "number");
+    weir_conf_json_member_word(json, "minimum", field->min);
+    weir_conf_json_member_word(json, "maximum", field->max);
+    next_any_of(json);
+    weir_conf_schema_text(json, "^(0\\.(10*|0{1,8}[1-9][0-9]*)|[1-9](\\.[0-9]+)?[eE]-0*[2-9]|1(\\.0+)?[eE]-0*1)$", NULL,
+                          "40", false);
+    end_any_of(json);
+}
+
 /* ---- the types ---- */
 
 DEFINE_TYPE(count, "a whole number", "write a whole number", NULL, parse_count, print_count, schema_count)
@@ -372,5 +418,7 @@ DEFINE_TYPE(size, "a size", "write bytes, or a count and a unit, such as 512, 64
 DEFINE_TYPE(weight, "a weight", "write a number, such as 1, 0.1, 1.25", NULL, parse_weight, print_weight, schema_weight)
 DEFINE_TYPE(percent, "a percentage", "write a number and %, such as 25%", NULL, parse_percent, print_percent,
             schema_percent)
+DEFINE_TYPE(probability, "a probability", "write a number, such as 1e-6 or 0.001", NULL, parse_probability,
+            print_probability, schema_probability)
 DEFINE_TYPE(rate, "a rate", "write a count and a unit, such as 50/s, 600/m, 10000/h", "the count", parse_rate,
             print_rate, schema_rate)

@@ -98,6 +98,17 @@ weir_verdict_t weir_chain_wake(const weir_chain_t *chain, weir_chain_run_t *run,
     return admit_rest(chain, run, request, link->filter->wake(link->instance, request, state_of(run, link)));
 }
 
+bool weir_chain_renew(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request)
+{
+    bool goes_on = true;
+    for (size_t i = 0; i < run->entered; ++i) {
+        const link_t *link = &chain->links[i];
+        if (link->filter->renew != NULL)
+            goes_on &= link->filter->renew(link->instance, request, state_of(run, link));
+    }
+    return goes_on;
+}
+
 void weir_chain_head(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request, weir_answer_t *answer)
 {
     for (size_t i = run->entered; i-- != 0;) {

@@ -60,7 +60,24 @@ typedef struct {
 
 typedef enum { WEIR_DECISION_ADMITTED, WEIR_DECISION_REFUSED, WEIR_DECISION_SHADOW_REFUSED } weir_decision_t;
 
+/* What became of a request that has a dedup key. */
+typedef enum {
+    WEIR_DEDUP_NONE, /* it has none */
+    WEIR_DEDUP_FIRST,
+    WEIR_DEDUP_REPLAYED,
+    WEIR_DEDUP_ACKNOWLEDGED,
+    WEIR_DEDUP_REJECTED,
+    WEIR_DEDUP_SHARED,
+    WEIR_DEDUP_MISMATCH,
+    WEIR_DEDUP_BYPASSED,
+    WEIR_DEDUP_FORGOTTEN, /* it ran, and is not remembered; counted beside `first` */
+    WEIR_DEDUP_RESULTS
+} weir_dedup_result_t;
+extern const char *const weir_dedup_words[WEIR_DEDUP_RESULTS]; /* of the log and metrics; "" for none */
+
 struct weir_request;
+struct weir_stream;
+struct weir_stream_reader;
 
 /* How the proxy counts what filters decide. */
 typedef struct {
@@ -68,6 +85,11 @@ typedef struct {
                           weir_decision_t decision);
     void (*limit_overflowed)(const struct weir_request *request, size_t limit);
     void (*queue_left)(const struct weir_request *request, size_t limit, int64_t waited_ns); /* granted or not */
+    void (*dedup_decided)(const struct weir_request *request, size_t dedup /* index into conf->dedup */,
+                          weir_dedup_result_t result);
+    void (*dedup_forgot_full)(const struct weir_request *request, size_t dedup, size_t keys); /* for want of room */
+    void (*dedup_false_positive)(const struct weir_request *request, size_t dedup); /* of the Bloom filters, settled by the
+                                                                                     * exact keys */
 } weir_observer_t;
 
 typedef struct weir_request {
@@ -84,13 +106,15 @@ typedef struct weir_request {
         uint8_t address[16];
     } peer;
     bool trusted;    /* the peer's identity headers are believed: weir_tenant_trusts() */
+    bool wants_tunnel; /* a WebSocket: what comes of it is nobody else's */
     int64_t now_ns;  /* monotonic; of this loop turn */
     int64_t wall_ms; /* Unix time, for what is written down */
     uint64_t random[2];
     weir_ticket_t ticket;
     /* The body: its Content-Length, 0 where there is none, -1 where nobody knows before its end. After WEIR_NEED_BODY
-     * `picked` is what was read of it, and body_bytes its size. */
+     * `picked` is what was read of it, body_bytes its size, and `body` all of it, while a filter is being asked. */
     int64_t body_bytes;
+    weir_str_t body;
     const weir_json_picked_t *picked;
     const weir_observer_t *observer;
     void *(*alloc)(struct weir_request *request, size_t size); /* lives as long as the request; never NULL */
@@ -106,6 +130,16 @@ typedef struct weir_request {
     size_t up_field_count;
     weir_usage_t usage; /* of the answer; set by the time the chain is done, zeros where there is none */
     bool has_usage;
+    weir_dedup_result_t dedup_result;
+    /* Where an answer is read from or written to that is shared. The reader is the exchange's: whoever says WEIR_SHARE has
+     * joined it; and whoever passes a request with `lead` - it runs, and what comes is written there too - has joined it as
+     * well. `lead` is the filter's, until its `done`, which ends it. */
+    struct weir_stream_reader *reader;
+    struct weir_stream *lead;
+    weir_str_t key_header; /* the field that its dedup key came in, in lower case: Connection does not drop it; or empty */
+    bool is_protected; /* a dedup key goes up with it: sent twice, it does no harm */
+    int64_t lease_ns;     /* 0: none; else it is renewed every third of this while it runs */
+    bool outlives_caller; /* its call goes on when its caller left */
     bool identity_ignored; /* an untrusted peer sent identity headers: the log warns, naming tenant.trusted */
 } weir_request_t;
 
@@ -114,10 +148,8 @@ typedef enum {
     WEIR_AWAIT,  /* the answer comes later, to request->ticket, at most at until_ns */
     WEIR_NEED_BODY, /* the whole body is read first, and what it says in JSON; then the filter is woken */
     WEIR_ANSWER, /* the request ends here, with `reason` */
-    WEIR_SHARE,  /* another call's answer is read from `stream` */
+    WEIR_SHARE,  /* another call's answer is read, by request->reader; when it is LOST, the filter is woken */
 } weir_verdict_kind_t;
-
-struct weir_stream;
 
 typedef struct {
     weir_verdict_kind_t kind;
@@ -128,7 +160,9 @@ typedef struct {
     const char *violated[WEIR_LIMITS_PER_ROUTE_MAX]; /* names of the limits that refused */
     size_t violated_count;
     int64_t until_ns;
-    struct weir_stream *stream;
+    const char *body; /* in place of weir's own; "" is none; NULL: weir's own */
+    bool is_replay;   /* SHARE: it had ended before this request came */
+    bool is_raw;      /* NEED_BODY: what the body says in JSON is of no matter */
 } weir_verdict_t;
 
 /* The head of an answer on its way to the caller, weir's own ones too. */
@@ -145,9 +179,11 @@ typedef struct weir_answer {
 /* How a request ended. */
 typedef struct {
     weir_reason_t reason; /* NONE: a whole answer of the upstream */
+    const char *detail;   /* static text, or NULL */
     int status;           /* 0: no answer went out */
     int64_t now_ns;
     bool ran;         /* a call upstream was begun, whatever became of it */
+    bool sent;        /* a byte of the request may have reached an upstream, and no answer says that it did nothing */
     bool answered;    /* the first byte of an upstream's answer came */
     int64_t body_bytes; /* of the request, that came */
 } weir_outcome_t;
@@ -162,6 +198,7 @@ typedef struct weir_filter {
     void (*destroy)(void *instance);
     weir_verdict_t (*admit)(void *instance, weir_request_t *request, void *state);
     weir_verdict_t (*wake)(void *instance, weir_request_t *request, void *state); /* after AWAIT, NEED_BODY; may be NULL */
+    bool (*renew)(void *instance, weir_request_t *request, void *state); /* of request->lease_ns; false: it must stop; may be NULL */
     void (*head)(void *instance, weir_request_t *request, void *state, weir_answer_t *answer); /* may be NULL */
     void (*tap)(void *instance, weir_request_t *request, void *state, weir_str_t bytes);       /* may be NULL */
     void (*done)(void *instance, weir_request_t *request, void *state, const weir_outcome_t *outcome); /* may be NULL */
@@ -187,6 +224,8 @@ void weir_chain_destroy(weir_chain_t *chain);
 void *weir_chain_instance(const weir_chain_t *chain, const char *name);
 weir_verdict_t weir_chain_admit(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request);
 weir_verdict_t weir_chain_wake(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request);
+/* False where one of the filters that were entered says so. */
+bool weir_chain_renew(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request);
 /* In reverse order, for the filters that were entered. */
 void weir_chain_head(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request, weir_answer_t *answer);
 void weir_chain_tap(const weir_chain_t *chain, weir_chain_run_t *run, weir_request_t *request, weir_str_t bytes);

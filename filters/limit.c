@@ -25,7 +25,12 @@ typedef struct {
 
 static void *limit_create(const weir_conf_t *conf, weir_store_t *store)
 {
-    return weir_limit_plans_create(conf, store);
+    return weir_limit_plans_create(conf, store, WEIR_LIMIT_PART_FIRST);
+}
+
+static void *budget_create(const weir_conf_t *conf, weir_store_t *store)
+{
+    return weir_limit_plans_create(conf, store, WEIR_LIMIT_PART_BUDGET);
 }
 
 static void limit_destroy(void *instance)
@@ -339,7 +344,7 @@ static void limit_head(void *instance, weir_request_t *request, void *state_, we
         weir_limit_fields_add(state->items, state->plan->texts, state->plan->count, request, answer);
 }
 
-/* Whoever breaks off what he began gets nothing back, or limits would not bind him. */
+/* Whoever breaks off what he began, or sends again what he sent before, gets nothing back, or limits would not bind him. */
 static bool is_callers_doing(weir_reason_t reason)
 {
     switch (reason) {
@@ -348,6 +353,12 @@ static bool is_callers_doing(weir_reason_t reason)
     case WEIR_REASON_MALFORMED:
     case WEIR_REASON_HEAD_TOO_LARGE:
     case WEIR_REASON_BODY_TOO_LARGE:
+    case WEIR_REASON_DUPLICATE:
+    case WEIR_REASON_IN_FLIGHT:
+    case WEIR_REASON_UNKNOWN_OUTCOME:
+    case WEIR_REASON_KEY_MISMATCH:
+    case WEIR_REASON_KEY_MISSING:
+    case WEIR_REASON_KEY_INVALID:
         return true;
     default:
         return false;
@@ -398,6 +409,17 @@ const weir_filter_t weir_filter_limit = {
     .name = "limit",
     .state_size = sizeof(state_t),
     .create = limit_create,
+    .destroy = limit_destroy,
+    .admit = limit_admit,
+    .wake = limit_wake,
+    .head = limit_head,
+    .done = limit_done,
+};
+
+const weir_filter_t weir_filter_budget = {
+    .name = "budget",
+    .state_size = sizeof(state_t),
+    .create = budget_create,
     .destroy = limit_destroy,
     .admit = limit_admit,
     .wake = limit_wake,

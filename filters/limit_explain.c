@@ -3,12 +3,14 @@
 
 #include "limit_plan.h"
 
-size_t weir_limit_explain(const weir_chain_t *chain, weir_request_t *request,
-                          weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX])
+static size_t explain_part(const weir_chain_t *chain, const char *part, weir_request_t *request,
+                           weir_limit_explained_t *explained)
 {
-    const weir_limit_plans_t *plans = weir_chain_instance(chain, "limit");
-    const weir_limit_plan_t *plan = weir_limit_plan_of(plans, request);
+    const weir_limit_plans_t *plans = weir_chain_instance(chain, part);
     weir_store_item_t items[WEIR_LIMITS_PER_ROUTE_MAX];
+    if (plans == NULL)
+        return 0;
+    const weir_limit_plan_t *plan = weir_limit_plan_of(plans, request);
     weir_limit_plan_ask(plans, plan, request, items);
     plans->store->peek(plans->store, items, plan->count, request->now_ns);
     for (size_t i = 0; i < plan->count; ++i) {
@@ -18,6 +20,13 @@ size_t weir_limit_explain(const weir_chain_t *chain, weir_request_t *request,
         weir_limit_key_name(&entry->key, plans->store, request, explained[i].key);
     }
     return plan->count;
+}
+
+size_t weir_limit_explain(const weir_chain_t *chain, weir_request_t *request,
+                          weir_limit_explained_t explained[WEIR_LIMITS_PER_ROUTE_MAX])
+{
+    size_t count = explain_part(chain, "limit", request, explained);
+    return count + explain_part(chain, "budget", request, explained + count);
 }
 
 bool weir_limit_reset(const weir_chain_t *chain, weir_request_t *request, size_t limit)

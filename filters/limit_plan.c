@@ -20,8 +20,14 @@ typedef struct {
     size_t limits[WEIR_LIMITS_PER_ROUTE_MAX]; /* ascending */
 } named_t;
 
+static bool is_decided(const weir_limit_plans_t *plans, const weir_conf_route_t *route, size_t limit)
+{
+    bool is_late = route->dedup < plans->conf->dedup.size && plans->conf->limits.entries[limit].unit == WEIR_UNIT_LLM_TOKENS;
+    return is_late == (plans->part == WEIR_LIMIT_PART_BUDGET);
+}
+
 /* Each once: named twice is charged once. */
-static named_t named_by(const weir_conf_route_t *route)
+static named_t named_by(const weir_limit_plans_t *plans, const weir_conf_route_t *route)
 {
     named_t named = {.count = 0};
     assert(route->limits.size <= WEIR_LIMITS_PER_ROUTE_MAX);
@@ -29,7 +35,7 @@ static named_t named_by(const weir_conf_route_t *route)
         size_t limit = route->limits.entries[i], at = named.count;
         while (at != 0 && named.limits[at - 1] > limit)
             --at;
-        if (at != 0 && named.limits[at - 1] == limit)
+        if ((at != 0 && named.limits[at - 1] == limit) || !is_decided(plans, route, limit))
             continue;
         memmove(&named.limits[at + 1], &named.limits[at], (named.count - at) * sizeof(*named.limits));
         named.limits[at] = limit;
@@ -86,7 +92,7 @@ static void add_entries(weir_limit_plan_t *plan, const weir_limit_plans_t *plans
 static void plan_init(weir_limit_plan_t *plan, const weir_limit_plans_t *plans, const weir_conf_listener_t *listener,
                       const weir_conf_route_t *route)
 {
-    named_t named = named_by(route), early = early_of(&named, plans->conf);
+    named_t named = named_by(plans, route), early = early_of(&named, plans->conf);
     add_entries(plan, plans, listener, route, &named);
     plan->needs_body |= plan->upstream->dialect != WEIR_DIALECT_PLAIN; /* `meter` reads it, and it may trickle in */
     if (early.count == 0 || (!plan->needs_body && !plan->needs_size))
@@ -109,10 +115,11 @@ static void plan_dispose(weir_limit_plan_t *plan)
 
 /* Of all */
 
-weir_limit_plans_t *weir_limit_plans_create(const weir_conf_t *conf, weir_store_t *store)
+weir_limit_plans_t *weir_limit_plans_create(const weir_conf_t *conf, weir_store_t *store, weir_limit_part_t part)
 {
     weir_limit_plans_t *plans = zeroed(1, sizeof(*plans));
     *plans = (weir_limit_plans_t){
+        .part = part,
         .conf = conf,
         .store = store,
         .states = zeroed(conf->limits.size, sizeof(*plans->states)),

@@ -30,8 +30,13 @@ typedef struct weir_limit_plan {
     const weir_limit_text_t *texts[WEIR_LIMITS_PER_ROUTE_MAX]; /* of each entry */
 } weir_limit_plan_t;
 
+/* Which of a route's limits an instance decides. On a route with dedup those in llm_tokens come after it: a duplicate uses
+ * none. On any other all are one decision. */
+typedef enum { WEIR_LIMIT_PART_FIRST, WEIR_LIMIT_PART_BUDGET } weir_limit_part_t;
+
 /* The filter's instance. */
 typedef struct {
+    weir_limit_part_t part;
     const weir_conf_t *conf; /* outlives the instance, as all of a snapshot does */
     weir_store_t *store;
     weir_store_limit_t **states; /* of each limit */
@@ -39,7 +44,7 @@ typedef struct {
     weir_limit_plan_t **plans;   /* of each listener, of each route */
 } weir_limit_plans_t;
 
-weir_limit_plans_t *weir_limit_plans_create(const weir_conf_t *conf, weir_store_t *store);
+weir_limit_plans_t *weir_limit_plans_create(const weir_conf_t *conf, weir_store_t *store, weir_limit_part_t part);
 void weir_limit_plans_destroy(weir_limit_plans_t *plans);
 /* request->route is set. */
 const weir_limit_plan_t *weir_limit_plan_of(const weir_limit_plans_t *plans, const weir_request_t *request);

@@ -9,6 +9,7 @@
 #include <string.h>
 #define XXH_INLINE_ALL /* keys are short: half of the cost would be the call */
 #include <xxhash.h>
+#include "memory_dedup.h"
 #include "memory_limit.h"
 
 typedef struct {
@@ -18,6 +19,7 @@ typedef struct {
     weir_store_teller_t teller;
     unsigned char secret[XXH3_SECRET_DEFAULT_SIZE];
     weir_memory_limits_t limits;
+    weir_memory_dedups_t dedups;
 } memory_t;
 
 /* Where an item is decided. */
@@ -544,12 +546,81 @@ static size_t closest(weir_store_t *store, const char *name, int64_t now_ns,
     return count;
 }
 
+/* Dedups */
+
+static weir_store_dedup_t *dedup_acquire(weir_store_t *store, const weir_conf_dedup_t *conf)
+{
+    return weir_memory_dedups_acquire(&memory_of(store)->dedups, conf);
+}
+
+static void dedup_release(weir_store_t *store, weir_store_dedup_t *dedup)
+{
+    weir_memory_dedups_release(&memory_of(store)->dedups, dedup);
+}
+
+static weir_store_claim_told_t claim(weir_store_t *store, weir_store_claim_t *claim, int64_t now_ns)
+{
+    return weir_memory_dedups_claim(&memory_of(store)->dedups, claim, now_ns);
+}
+
+static weir_store_claim_told_t claim_peek(weir_store_t *store, weir_store_claim_t *claim, int64_t now_ns)
+{
+    (void)store;
+    return weir_memory_dedups_peek(claim, now_ns);
+}
+
+static bool claim_renew(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns)
+{
+    (void)store;
+    return weir_memory_dedups_renew(claim, now_ns);
+}
+
+static void claim_commit(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns)
+{
+    (void)store;
+    weir_memory_dedups_commit(claim, now_ns);
+}
+
+static void claim_forget(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns)
+{
+    (void)store;
+    weir_memory_dedups_forget(claim, now_ns);
+}
+
+static void claim_lose(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns)
+{
+    (void)store;
+    weir_memory_dedups_lose(claim, now_ns);
+}
+
+static bool dedup_reset(weir_store_t *store, weir_store_dedup_t *dedup, weir_store_key_t key, int64_t now_ns)
+{
+    (void)store;
+    return weir_memory_dedups_reset(dedup, key, now_ns);
+}
+
+static bool dedup_tell(weir_store_t *store, const char *name, int64_t now_ns, weir_store_dedup_told_t *told)
+{
+    return weir_memory_dedups_tell(&memory_of(store)->dedups, name, now_ns, told);
+}
+
+static void dedup_tidy(weir_store_t *store, int64_t now_ns)
+{
+    weir_memory_dedups_tidy(&memory_of(store)->dedups, now_ns);
+}
+
+weir_memory_dedups_t *weir_memory_store_dedups(weir_store_t *store)
+{
+    return &memory_of(store)->dedups;
+}
+
 /* The store */
 
 static void destroy(weir_store_t *store)
 {
     memory_t *memory = memory_of(store);
     weir_memory_limits_dispose(&memory->limits);
+    weir_memory_dedups_dispose(&memory->dedups);
     pthread_mutex_destroy(&memory->overflow.lock);
     weir_key_shards_dispose(memory->shards);
     free(memory);
@@ -565,6 +636,7 @@ weir_store_t *weir_memory_store_create(const uint8_t secret[64], weir_store_tell
     weir_key_shards_init(memory->shards);
     pthread_mutex_init(&memory->overflow.lock, NULL);
     weir_memory_limits_init(&memory->limits);
+    weir_memory_dedups_init(&memory->dedups, teller);
     memory->store = (weir_store_t){
         .limit_acquire = limit_acquire,
         .limit_release = limit_release,
@@ -581,6 +653,17 @@ weir_store_t *weir_memory_store_create(const uint8_t secret[64], weir_store_tell
         .wants_name = wants_name,
         .note_name = note_name,
         .closest = closest,
+        .dedup_acquire = dedup_acquire,
+        .dedup_release = dedup_release,
+        .claim = claim,
+        .claim_peek = claim_peek,
+        .claim_renew = claim_renew,
+        .claim_commit = claim_commit,
+        .claim_forget = claim_forget,
+        .claim_lose = claim_lose,
+        .dedup_reset = dedup_reset,
+        .dedup_tell = dedup_tell,
+        .dedup_tidy = dedup_tidy,
         .destroy = destroy,
     };
     return &memory->store;

@@ -70,7 +70,7 @@ static bool is_harmless(const weir_retry_case_t *retry, weir_retry_outcome_t out
 {
     const weir_conf_upstream_retry_t *conf = &retry->upstream->retry;
     bool is_post = weir_fields_equal(retry->method, weir_fields_text("POST"));
-    if (weir_retry_is_connect(outcome.reason) || is_listed(&conf->methods, retry->method))
+    if (retry->is_protected || weir_retry_is_connect(outcome.reason) || is_listed(&conf->methods, retry->method))
         return true;
     return outcome.reason == WEIR_REASON_NONE && conf->post_with_status && is_post;
 }

@@ -20,6 +20,7 @@ typedef struct {
     const weir_conf_upstream_t *upstream; /* that was tried */
     weir_str_t method;
     int tries;         /* at this upstream, the one that ended too */
+    bool is_protected; /* a dedup key goes up with it */
     bool can_repeat;   /* all of the request is still here */
     bool has_fallback; /* another upstream is left */
 } weir_retry_case_t;

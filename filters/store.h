@@ -1,7 +1,7 @@
 #ifndef WEIR_FILTERS_STORE_H
 #define WEIR_FILTERS_STORE_H
 
-/* The port to the state that limits (and later dedup) keep: filters ask here, an adapter answers - memory.c in this
+/* The port to the state that limits and dedup keep: filters ask here, an adapter answers - memory.c in this
  * process at once, another one later with a message to the request's ticket.
  *
  * Guarantee: a decision over several items is all or nothing - either every enforced item is charged, or none is - and
@@ -73,6 +73,48 @@ typedef enum {
     WEIR_STORE_QUEUED,  /* nothing was charged; one of the items waits in its limit's queue for a slot */
 } weir_store_answer_t;
 
+/* The state of one dedup, as a configuration has it. */
+typedef struct weir_store_dedup weir_store_dedup_t;
+
+typedef enum {
+    WEIR_STORE_CLAIM_RUN,       /* it is this request's to run */
+    WEIR_STORE_CLAIM_SHARE,     /* the reader has joined the answer that runs, or (is_replay) is kept */
+    WEIR_STORE_CLAIM_DUPLICATE, /* it ran; its answer is not for giving, or not kept */
+    WEIR_STORE_CLAIM_IN_FLIGHT, /* it runs, and cannot be joined */
+    WEIR_STORE_CLAIM_OTHER,     /* the key was used for another request */
+    WEIR_STORE_CLAIM_UNKNOWN,   /* it was sent, its answer was lost, and it is not to run again */
+    WEIR_STORE_CLAIM_FULL,      /* there is no room for the key */
+    WEIR_STORE_CLAIM_DOWN,      /* the store cannot be asked */
+    WEIR_STORE_CLAIM_PENDING,   /* the answer comes from elsewhere */
+} weir_store_claim_told_t;
+
+typedef struct {
+    /* asked */
+    weir_store_dedup_t *dedup;
+    weir_store_key_t key;
+    uint64_t fingerprint;              /* of the request; 0: it is not compared */
+    struct weir_stream_reader *reader; /* joins what it is told to share, or to run where that has a stream */
+    weir_ticket_t ticket;              /* of the request: told when there is more to read */
+    /* answered */
+    uint64_t owner;             /* RUN: 0 where nothing is to be ended (`exact` is false) */
+    struct weir_stream *stream; /* RUN: to be written, one reference; NULL: nobody will read it */
+    bool is_replay;             /* SHARE */
+    bool is_false_positive;     /* the Bloom filters took a new key for a seen one; the exact keys knew better */
+    const void *noted_in;       /* the store's: which filters know it, and since which of their windows */
+    int64_t noted_window;
+    size_t forgotten;           /* finished keys that made room for this one */
+    int64_t retry_after_ns;     /* IN_FLIGHT: -1 where nobody knows */
+} weir_store_claim_t;
+
+/* How a dedup is doing. */
+typedef struct {
+    size_t keys;
+    int64_t answer_bytes;
+    double bloom_fill; /* over 1: it is past its size */
+    uint64_t lookups;  /* of exact keys, that the Bloom filters asked for */
+    uint64_t false_positives;
+} weir_store_dedup_told_t;
+
 /* Tells the ticket's owner to come and ask again; called without locks, from any thread. */
 typedef struct {
     void (*tell)(void *context, weir_ticket_t ticket);
@@ -136,6 +178,28 @@ struct weir_store {
     /* The keys with the smallest part of their quota left, the tightest first; since the quotas changed last. */
     size_t (*closest)(weir_store_t *store, const char *name, int64_t now_ns,
                       weir_store_closest_t closest[WEIR_STORE_CLOSEST_MAX]);
+
+    /* The state of `conf`, kept from an earlier configuration if it has the same name and `exact` - if that is false, the same
+     * window and Bloom sizes, too; what else changed is in force from now on: a shorter window ends for all keys by then. One
+     * reference. */
+    weir_store_dedup_t *(*dedup_acquire)(weir_store_t *store, const weir_conf_dedup_t *conf);
+    void (*dedup_release)(weir_store_t *store, weir_store_dedup_t *dedup);
+    weir_store_claim_told_t (*claim)(weir_store_t *store, weir_store_claim_t *claim, int64_t now_ns);
+    /* What `claim` would tell, without a reader; nothing changes. */
+    weir_store_claim_told_t (*claim_peek)(weir_store_t *store, weir_store_claim_t *claim, int64_t now_ns);
+    /* It still runs: to be called every third of `lease`. False: it is another one's now, and must stop. */
+    bool (*claim_renew)(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns);
+    /* The end of what was told to RUN, once: it is done, and its stream may be read again; or it is as if it had not been;
+     * or its answer was lost after it was sent. The stream is ended by the caller, after that. */
+    void (*claim_commit)(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns);
+    void (*claim_forget)(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns);
+    void (*claim_lose)(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns);
+    /* By hand: forgets a finished key; what is in flight goes on, and is not remembered. False: there is none. */
+    bool (*dedup_reset)(weir_store_t *store, weir_store_dedup_t *dedup, weir_store_key_t key, int64_t now_ns);
+    /* Of a dedup by its name (the newest); false: there is none. */
+    bool (*dedup_tell)(weir_store_t *store, const char *name, int64_t now_ns, weir_store_dedup_told_t *told);
+    /* Answers that are too old, keys whose time is over: to be called now and then. */
+    void (*dedup_tidy)(weir_store_t *store, int64_t now_ns);
     void (*destroy)(weir_store_t *store);
 };
 

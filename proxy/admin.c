@@ -10,6 +10,7 @@
 #include "health.h"
 #include "page.h"
 #include "problem.h"
+#include "forget.h"
 #include "reset.h"
 #include "status.h"
 #include "upstream.h"
@@ -135,6 +136,26 @@ static void collect_breakers(weir_server_t *server)
     }
 }
 
+static void collect_dedups(weir_server_t *server)
+{
+    const weir_conf_t *conf = server->snapshot->conf;
+    weir_store_t *store = server->store;
+    weir_metrics_clear(server->metrics, WEIR_METRIC_DEDUP_KEYS);
+    weir_metrics_clear(server->metrics, WEIR_METRIC_DEDUP_BLOOM_FILL);
+    weir_metrics_clear(server->metrics, WEIR_METRIC_DEDUP_MEMORY);
+    for (size_t i = 0; i != conf->dedup.size; ++i) {
+        const char *name = conf->dedup.entries[i].name;
+        weir_store_dedup_told_t told;
+        if (!store->dedup_tell(store, name, weir_clock_turn_ns, &told))
+            continue;
+        set_gauge(server, WEIR_METRIC_DEDUP_KEYS, &name, (double)told.keys);
+        set_gauge(server, WEIR_METRIC_DEDUP_BLOOM_FILL, &name, told.bloom_fill);
+        set_gauge(server, WEIR_METRIC_DEDUP_MEMORY, &name, (double)told.answer_bytes);
+        show(server, WEIR_METRIC_DEDUP_FORGOTTEN_FULL, name);
+        show(server, WEIR_METRIC_DEDUP_BLOOM_FALSE_POSITIVES, name);
+    }
+}
+
 static void collect_named(weir_server_t *server)
 {
     const weir_conf_t *conf = server->snapshot->conf;
@@ -163,6 +184,7 @@ static void collect(weir_server_t *server)
     show(server, WEIR_METRIC_CONFIG_RELOADS, "ok");
     show(server, WEIR_METRIC_CONFIG_RELOADS, "error");
     collect_named(server);
+    collect_dedups(server);
     collect_breakers(server);
 }
 
@@ -300,6 +322,7 @@ static const page_t pages[] = {
     {"/explain", "GET", false, true, weir_explain_answer},
     {"/reload", "POST", false, true, answer_reload},
     {WEIR_RESET_LIMITS, "DELETE", false, true, weir_reset_answer},
+    {WEIR_FORGET_DEDUP, "DELETE", false, true, weir_forget_answer},
     {WEIR_FORCE_UPSTREAMS, "POST", false, true, weir_force_answer},
 };
 

@@ -111,7 +111,7 @@ void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t
 {
     h2o_req_t *req = exchange->req;
     weir_hop_t hop;
-    bool has_date = false;
+    bool has_date = false, is_replay = exchange->request.dedup_result == WEIR_DEDUP_REPLAYED;
 
     req->res.status = head->status;
     req->res.reason = weir_h1_status_phrase(head->status);
@@ -123,7 +123,7 @@ void weir_answer_from_upstream(weir_exchange_t *exchange, const weir_call_head_t
     begin_fields(req);
     for (size_t i = 0; i < head->field_count; ++i) {
         const weir_h1_field_t *field = &head->fields[i];
-        if (weir_hop_ends(&hop, field->name))
+        if (weir_hop_ends(&hop, field->name) || (is_replay && weir_str_is(field->name, WEIR_STR("date"))))
             continue;
         has_date = has_date || weir_str_is(field->name, WEIR_STR("date"));
         req->res.headers.entries[req->res.headers.size++] =
@@ -155,6 +155,8 @@ static void add_retry_after(h2o_req_t *req, int64_t wait_ns)
 static h2o_iovec_t configured_body(h2o_req_t *req, const char *body)
 {
     bool is_json = body[0] == '{' || body[0] == '[';
+    if (body[0] == '\0')
+        return h2o_iovec_init("", 0);
     add_text(req, WEIR_STR("Content-Type"), is_json ? "application/json" : "text/plain; charset=utf-8");
     return h2o_strdup(&req->pool, body, SIZE_MAX);
 }
@@ -271,8 +273,8 @@ h2o_iovec_t weir_answer_own(weir_exchange_t *exchange, const weir_verdict_t *ver
         add_text(req, WEIR_STR("Allow"), allow);
     if (verdict->reason == WEIR_REASON_API_KEY_UNKNOWN || verdict->reason == WEIR_REASON_TENANT_MISSING)
         add_text(req, WEIR_STR("WWW-Authenticate"), "Bearer");
-    h2o_iovec_t body =
-        configured.body != NULL ? configured_body(req, configured.body) : problem_body(exchange, verdict);
+    const char *text = verdict->body != NULL ? verdict->body : configured.body;
+    h2o_iovec_t body = text != NULL ? configured_body(req, text) : problem_body(exchange, verdict);
     req->res.content_length = body.len;
     return body;
 }

@@ -364,7 +364,7 @@ static void next_piece(weir_attempt_t *attempt, piece_t *piece, char *chunk_head
 static void note_sent(weir_attempt_t *attempt)
 {
     weir_body_t *body = attempt->request.body;
-    attempt->any_sent = true;
+    attempt->any_sent = attempt->stats.is_sent = true;
     if (attempt->all_sent && attempt->stats.sent_ns == 0)
         attempt->stats.sent_ns = weir_clock_now_ns();
     if (!body->whole && body->read != attempt->sent) {

@@ -48,6 +48,7 @@ typedef struct {
     int64_t earlier_ns; /* from the first attempt's beginning to the last one's */
     size_t upstream;   /* of the last attempt; or that refused, where that was the end */
     bool is_injected;  /* what it sent asks for usage (call.h) */
+    bool is_sent;      /* a byte of the request may have been taken, by a try that got no answer */
     bool budget_spent; /* another try was due, and upstream.retry.budget had none */
 } weir_call_stats_t;
 

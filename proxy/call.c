@@ -9,6 +9,8 @@
 
 /* A wait beyond this is the caller's own business (answer.c tells him the same: x-should-retry). */
 static const int64_t WORTH_WAITING_NS = 60 * INT64_C(1000000000);
+/* The loop counts whole milliseconds, and a timer may be early by a part of one: the pause that is waited for must be over. */
+static const int64_t TIMER_EARLY_NS = 1000000;
 
 static const int64_t PROVEN_NS = 1000000000;
 
@@ -134,6 +136,7 @@ static void add_stats(weir_call_stats_t *stats, const weir_call_stats_t *attempt
     stats->began_ns = began_ns;
     stats->earlier_ns = attempt->began_ns - began_ns;
     stats->budget_spent = before.budget_spent;
+    stats->is_sent |= before.is_sent;
     stats->upstream = before.upstream;
     stats->is_injected = before.is_injected;
 }
@@ -359,7 +362,7 @@ static bool plan_retry(weir_call_t *call, const weir_call_head_t *head)
     weir_health_asker_t asker = asker_at(call, call->target);
     weir_health_pass_t now = weir_health_look(health_of(call), conf, &asker);
     int64_t delay_ns = retry_delay_ns(call, head, now);
-    if (delay_ns > WORTH_WAITING_NS || delay_ns >= left_ns(call) || now.retry_after_ns > delay_ns)
+    if (delay_ns > WORTH_WAITING_NS || delay_ns + TIMER_EARLY_NS >= left_ns(call) || now.retry_after_ns > delay_ns)
         return false;
     if ((now.reason != WEIR_REASON_NONE || delay_ns > conf->retry.backoff.max_ns) && plan_fallback(call))
         return false;
@@ -379,6 +382,7 @@ static weir_next_t plan_next(weir_call_t *call, weir_retry_outcome_t outcome, co
                                .method = {method, strlen(method)},
                                .tries = call->tries,
                                .can_repeat = body->offset == 0 && !body->let_go && body->failed == WEIR_REASON_NONE,
+                               .is_protected = call->request.is_protected,
                                .has_fallback = has_fallback(call)};
     weir_next_t next = weir_retry_next(&retry, outcome);
     call->delay_ns = 0;
@@ -398,7 +402,7 @@ static void go_on(weir_call_t *call)
         return;
     }
     call->delay_timer.cb = on_delay_over;
-    weir_timer_start(call->request.worker, &call->delay_timer, call->delay_ns);
+    weir_timer_start(call->request.worker, &call->delay_timer, call->delay_ns + TIMER_EARLY_NS);
 }
 
 static weir_next_t decide(weir_call_t *call, weir_retry_outcome_t outcome, const weir_call_head_t *head)
@@ -426,6 +430,11 @@ static bool on_takes(weir_sink_t *sink, const weir_call_head_t *head)
     weir_call_t *call = (weir_call_t *)sink;
     const weir_conf_upstream_t *conf = conf_of(call);
     weir_retry_outcome_t outcome = {.status = head->status};
+    bool is_plainly_fine = head->status >= 200 && head->status < 400 && !call->pass.is_probe;
+    if (is_plainly_fine) {
+        call->next = WEIR_NEXT_PASS;
+        return call->is_taken = true;
+    }
     if (is_pause(conf, head->status)) {
         weir_health_asker_t asker = asker_at(call, call->target);
         weir_health_pause(health_of(call), call->request.worker, &asker, asked_wait_ns(head, conf->breaker.throttle.max_ns));
@@ -457,9 +466,12 @@ static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
         return;
     }
     weir_retry_outcome_t outcome = {.reason = news->reason};
+    bool was_sent = call->stats.is_sent;
     if (!news->refused)
         report_outcome(call, outcome);
     take_stats(call);
+    if (news->refused) /* a status came: it is known what became of it */
+        call->stats.is_sent = was_sent;
     bool is_lost = !news->refused && news->reason != WEIR_REASON_NONE && !call->is_taken;
     if (news->refused || (is_lost && decide(call, outcome, NULL) != WEIR_NEXT_PASS))
         go_on(call);

@@ -34,6 +34,7 @@ typedef struct {
     size_t fallback_count;
     char method[WEIR_CALL_METHOD_MAX + 1];
     bool is_head, is_idempotent, expects_body; /* of the method */
+    bool is_protected; /* a dedup key goes up with it */
     bool wants_tunnel; /* attempt.h; sent again only where it never went out, or another status came */
     int64_t total_ns;
     uint32_t tenant; /* weir_metrics_tenant's number */

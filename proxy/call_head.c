@@ -255,6 +255,14 @@ static void put_set_fields(text_t *text, const weir_conf_upstream_t *upstream)
     }
 }
 
+/* What the request is known by upstream too: its caller's Connection does not drop it. */
+static bool is_dedup_key(const weir_request_t *request, weir_str_t name)
+{
+    if (request->key_header.len != 0)
+        return name.len == request->key_header.len && memcmp(name.base, request->key_header.base, name.len) == 0;
+    return request->is_protected && (weir_str_is(name, WEIR_STR("ce-id")) || weir_str_is(name, WEIR_STR("ce-source")));
+}
+
 static void put_caller_fields(text_t *text, const weir_call_head_source_t *source)
 {
     const weir_request_t *request = source->request;
@@ -264,7 +272,8 @@ static void put_caller_fields(text_t *text, const weir_call_head_source_t *sourc
         weir_hop_note(&hop, *request->fields[i].name, request->fields[i].value);
     for (size_t i = 0; i < request->field_count; ++i) {
         const weir_field_t *field = &request->fields[i];
-        if (weir_request_is_dropped(request, i) || weir_hop_ends(&hop, *field->name) ||
+        bool is_hop = weir_hop_ends(&hop, *field->name) && !is_dedup_key(request, *field->name);
+        if (weir_request_is_dropped(request, i) || is_hop ||
             is_replaced(request, *field->name) || is_withheld(source, *field->name))
             continue;
         weir_str_t name = {field->orig_name != NULL ? field->orig_name : field->name->base, field->name->len};

@@ -12,6 +12,7 @@
 #include "hop.h"
 #include "number.h"
 #include "router.h"
+#include "share.h"
 #include "targets.h"
 #include "ticket.h"
 #include "upstream.h"
@@ -23,6 +24,8 @@ static const int64_t OVERLOADED_RETRY_NS = 1000000000;
 static int64_t overhead_of(const weir_exchange_t *exchange, int64_t duration_ns)
 {
     const weir_call_stats_t *stats = &exchange->stats;
+    if (exchange->has_shared_head)
+        return exchange->answered_ns - exchange->started_ns - exchange->wait.total_ns;
     if (stats->sent_ns == 0 || stats->first_byte_ns == 0 || exchange->answered_ns == 0)
         return stats->attempts == 0 && duration_ns > exchange->wait.total_ns ? duration_ns - exchange->wait.total_ns : 0;
     int64_t before = stats->sent_ns - exchange->started_ns - (stats->connected_ns - stats->connecting_ns) -
@@ -73,6 +76,7 @@ static void log_access(weir_exchange_t *exchange, int status, int64_t overhead_n
         .tokens_in = request->has_usage ? request->usage.input + request->usage.cached + request->usage.cache_write : -1,
         .tokens_out = request->has_usage ? request->usage.output : -1,
         .model = exchange->model,
+        .dedup = text_of(weir_dedup_words[request->dedup_result]),
         .limit = text_of(exchange->limit),
         .peer = {exchange->peer, exchange->peer_len},
     };
@@ -89,8 +93,12 @@ static void take_stats(weir_exchange_t *exchange)
 static void settle(weir_exchange_t *exchange)
 {
     weir_outcome_t outcome = {.reason = exchange->reason,
-                              .status = exchange->answering ? exchange->req->res.status : 0,
+                              .detail = exchange->detail,
+                              .status = exchange->upstream_status != 0 ? exchange->upstream_status
+                                        : exchange->answering          ? exchange->req->res.status
+                                                                       : 0,
                               .ran = exchange->stats.attempts != 0,
+                              .sent = exchange->stats.is_sent,
                               .answered = exchange->stats.first_byte_ns != 0,
                               .body_bytes = (int64_t)exchange->body->size,
                               .now_ns = weir_clock_turn_ns};
@@ -105,6 +113,8 @@ static void on_dispose(void *argument)
     weir_worker_t *worker = exchange->worker;
     exchange->body->on_progress = NULL;
     weir_await_dispose(exchange);
+    weir_timer_stop(&exchange->renewal);
+    weir_stream_leave(&exchange->reader);
     if (exchange->call != NULL) {
         weir_call_t *call = exchange->call;
         exchange->reason = WEIR_REASON_CLIENT_GONE;
@@ -133,8 +143,9 @@ static void on_dispose(void *argument)
 
 /* --- answering --- */
 
-/* Sends, and notes whether the caller's side took it all at once. */
-static void send_bytes(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t count, h2o_send_state_t state)
+/* Sends, and notes whether the caller's side took it all at once. Where a caller's answer breaks off and his call goes on for
+ * others, that is settled when it ends. */
+void weir_exchange_send(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t count, h2o_send_state_t state)
 {
     if (!exchange->answering) {
         exchange->answering = true;
@@ -142,12 +153,12 @@ static void send_bytes(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t coun
         h2o_start_response(exchange->req, &exchange->generator);
     }
     exchange->sending = state == H2O_SEND_STATE_IN_PROGRESS;
-    if (!exchange->sending)
+    if (!exchange->sending && exchange->call == NULL)
         settle(exchange);
     h2o_send(exchange->req, bufs, count, state);
     if (exchange->answered_ns == 0)
         exchange->answered_ns = weir_clock_now_ns();
-    if (exchange->sending && exchange->call != NULL)
+    if (exchange->sending && exchange->call != NULL && !exchange->leads)
         weir_call_pause(exchange->call);
 }
 
@@ -157,8 +168,9 @@ static void answer_own(weir_exchange_t *exchange, const weir_verdict_t *verdict,
     if (verdict->violated_count != 0)
         exchange->limit = verdict->violated[0];
     h2o_iovec_t body = weir_answer_own(exchange, verdict, allow);
+    weir_stream_leave(&exchange->reader);
     weir_body_let_go(exchange->body);
-    send_bytes(exchange, &body, 1, H2O_SEND_STATE_FINAL);
+    weir_exchange_send(exchange, &body, 1, H2O_SEND_STATE_FINAL);
 }
 
 void weir_exchange_answer_reason(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
@@ -176,13 +188,13 @@ static void send_break(weir_exchange_t *exchange)
     h2o_iovec_t words = exchange->last_words;
     exchange->last_words.len = 0;
     if (words.len != 0)
-        send_bytes(exchange, &words, 1, H2O_SEND_STATE_IN_PROGRESS); /* comes back here once they are out */
+        weir_exchange_send(exchange, &words, 1, H2O_SEND_STATE_IN_PROGRESS); /* comes back here once they are out */
     else
-        send_bytes(exchange, NULL, 0, H2O_SEND_STATE_ERROR);
+        weir_exchange_send(exchange, NULL, 0, H2O_SEND_STATE_ERROR);
 }
 
 /* The answer cannot be finished: the caller's transfer breaks too. */
-static void break_off(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+void weir_exchange_break_off(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
 {
     exchange->reason = reason;
     exchange->last_words = weir_answer_last_words(exchange, reason, detail);
@@ -199,7 +211,7 @@ static void on_tunnel_end(void *argument, weir_reason_t reason, bool is_cut)
     take_stats(exchange);
     weir_call_cancel(call, reason);
     exchange->reason = reason;
-    send_bytes(exchange, NULL, 0, is_cut ? H2O_SEND_STATE_ERROR : H2O_SEND_STATE_FINAL);
+    weir_exchange_send(exchange, NULL, 0, is_cut ? H2O_SEND_STATE_ERROR : H2O_SEND_STATE_FINAL);
 }
 
 static void begin_tunnel(weir_exchange_t *exchange)
@@ -224,8 +236,12 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
         send_break(exchange);
     else if (exchange->switches)
         begin_tunnel(exchange);
-    else if (exchange->call != NULL)
+    else if (exchange->reader.stream != NULL)
+        weir_share_pump(exchange);
+    else if (exchange->call != NULL && !exchange->leads)
         weir_call_resume(exchange->call);
+    if (exchange->leads)
+        weir_share_mind_the_gap(exchange);
 }
 
 /* Who answers, and whether it is a stream. */
@@ -241,6 +257,7 @@ static weir_call_stats_t take_upstream(weir_exchange_t *exchange, const weir_cal
 static void take_head(weir_exchange_t *exchange, const weir_call_head_t *head)
 {
     exchange->switches = head->status == 101;
+    exchange->upstream_status = head->status;
     exchange->injected = take_upstream(exchange, head).is_injected;
     weir_answer_from_upstream(exchange, head);
     if (!exchange->injected || !weir_inject_is_in_answer(head))
@@ -254,7 +271,7 @@ static void add_buf(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t *count,
     if (len == 0)
         return;
     bufs[(*count)++] = h2o_iovec_init(bytes, len);
-    if (exchange->stream != NULL)
+    if (exchange->stream != NULL && !exchange->leads)
         weir_dialect_stream_went(exchange->stream, bytes, len);
 }
 
@@ -280,14 +297,14 @@ static size_t pass_bytes(weir_exchange_t *exchange, const weir_call_news_t *news
 }
 
 /* The last that came of an answer which is not whole. With a Content-Length it must not look so: a byte stays back. */
-static void pass_part(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t count, weir_reason_t reason,
-                      const char *detail)
+void weir_exchange_pass_part(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t count, weir_reason_t reason,
+                             const char *detail)
 {
     if (count != 0 && exchange->req->res.content_length != SIZE_MAX)
         --bufs[count - 1].len;
     if (count != 0 || !exchange->answering)
-        send_bytes(exchange, bufs, count, H2O_SEND_STATE_IN_PROGRESS);
-    break_off(exchange, reason, detail);
+        weir_exchange_send(exchange, bufs, count, H2O_SEND_STATE_IN_PROGRESS);
+    weir_exchange_break_off(exchange, reason, detail);
 }
 
 static const char *on_lacks(weir_sink_t *sink, const weir_call_news_t *last)
@@ -305,8 +322,59 @@ static void answer_lost(weir_exchange_t *exchange, const weir_call_news_t *news)
         weir_exchange_answer_reason(exchange, news->reason, news->detail);
         return;
     }
-    weir_verdict_t verdict = {.kind = WEIR_ANSWER, .reason = news->reason, .retry_after_ns = news->retry_after_ns};
+    static const char refuses[] = "Upstream %s is not asked now, its breaker is open", pauses[] = "Upstream %s asked for a pause";
+    const char *format = news->reason == WEIR_REASON_BREAKER_OPEN ? refuses : pauses;
+    const char *upstream = exchange->snapshot->conf->upstreams.entries[exchange->stats.upstream].name;
+    size_t size = sizeof(refuses) + strlen(upstream);
+    char *detail = weir_h1_alloc(exchange->req, size);
+    snprintf(detail, size, format, upstream);
+    weir_verdict_t verdict = {
+        .kind = WEIR_ANSWER, .reason = news->reason, .detail = detail, .retry_after_ns = news->retry_after_ns};
     answer_own(exchange, &verdict, NULL);
+}
+
+/* What became of a call that others may share, or whose caller left: what that one was told is another matter. */
+static void settle_call(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+{
+    weir_reason_t told = exchange->reason;
+    exchange->reason = reason;
+    exchange->detail = detail;
+    weir_timer_stop(&exchange->renewal);
+    settle(exchange);
+    if (exchange->left || exchange->broken)
+        exchange->reason = told;
+}
+
+/* Of a call that others may share, or whose caller left: what comes is written to its stream, from which its own caller reads
+ * as all do; what the chain decided is settled when the call ends. */
+static void on_lead_news(weir_exchange_t *exchange, const weir_call_news_t *news)
+{
+    h2o_iovec_t bufs[2];
+    bool has_stream = exchange->request.lead != NULL;
+    size_t count = pass_bytes(exchange, news, bufs);
+    bool is_part = news->ended && news->reason != WEIR_REASON_NONE;
+    if (is_part && count != 0 && exchange->req->res.content_length != SIZE_MAX)
+        --bufs[count - 1].len; /* nobody has all bytes of an answer that is not whole, not even for a moment */
+    if (has_stream && news->head != NULL)
+        weir_share_write_head(exchange, news->head);
+    if (has_stream)
+        weir_share_write(exchange, bufs, count);
+    if (!news->ended) {
+        weir_share_pump(exchange);
+        weir_share_mind_the_gap(exchange);
+        return;
+    }
+    if (is_part && news->head == NULL && !exchange->answering && !exchange->left) {
+        weir_timer_stop(&exchange->renewal);
+        exchange->detail = news->detail;
+        answer_lost(exchange, news); /* settles */
+        return;
+    }
+    settle_call(exchange, news->reason, news->detail);
+    if (exchange->left)
+        weir_h1_end_left(exchange->req);
+    else
+        weir_share_pump(exchange);
 }
 
 static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
@@ -317,6 +385,10 @@ static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
         take_stats(exchange);
     if (news->head != NULL)
         take_head(exchange, news->head);
+    if (exchange->leads || exchange->left) {
+        on_lead_news(exchange, news);
+        return;
+    }
     bool is_lost = news->ended && news->reason != WEIR_REASON_NONE;
     if (is_lost && news->head == NULL && !exchange->answering) {
         answer_lost(exchange, news);
@@ -324,9 +396,29 @@ static void on_news(weir_sink_t *sink, const weir_call_news_t *news)
     }
     size_t count = pass_bytes(exchange, news, bufs);
     if (is_lost)
-        pass_part(exchange, bufs, count, news->reason, news->detail);
+        weir_exchange_pass_part(exchange, bufs, count, news->reason, news->detail);
     else if (count != 0 || news->ended || !exchange->answering)
-        send_bytes(exchange, bufs, count, news->ended ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
+        weir_exchange_send(exchange, bufs, count, news->ended ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
+}
+
+/* Ends the call from this side. */
+static void end_call(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
+{
+    weir_call_t *call = exchange->call;
+    take_stats(exchange);
+    weir_call_cancel(call, reason);
+    if (!exchange->answering && !exchange->left) {
+        exchange->detail = detail;
+        weir_exchange_answer_reason(exchange, reason, detail);
+        return;
+    }
+    settle_call(exchange, reason, detail);
+    if (exchange->left)
+        weir_h1_end_left(exchange->req);
+    else if (exchange->leads)
+        weir_share_pump(exchange);
+    else
+        weir_exchange_break_off(exchange, reason, detail);
 }
 
 /* --- the request's body --- */
@@ -340,14 +432,42 @@ static void on_body_progress(weir_body_t *body)
             weir_call_body_progress(call);
         return;
     }
-    if (call == NULL)
-        return;
-    take_stats(exchange);
-    weir_call_cancel(call, body->failed);
-    if (exchange->answering)
-        break_off(exchange, body->failed, NULL);
+    if (call != NULL)
+        end_call(exchange, body->failed, NULL);
+}
+
+/* --- a call that others share --- */
+
+static bool on_leave(void *argument)
+{
+    weir_exchange_t *exchange = argument;
+    if (exchange->call == NULL || !exchange->request.outlives_caller || !exchange->body->complete)
+        return false;
+    exchange->left = true;
+    if (!exchange->broken)
+        exchange->reason = WEIR_REASON_CLIENT_GONE;
+    weir_stream_leave(&exchange->reader);
+    if (exchange->leads)
+        weir_share_mind_the_gap(exchange);
     else
-        weir_exchange_answer_reason(exchange, body->failed, NULL);
+        weir_call_resume(exchange->call);
+    return true;
+}
+
+static void start_renewal(weir_exchange_t *exchange)
+{
+    if (exchange->request.lease_ns != 0)
+        weir_timer_start(exchange->worker, &exchange->renewal, exchange->request.lease_ns / 3);
+}
+
+static void on_renewal(h2o_timeout_entry_t *entry)
+{
+    weir_exchange_t *exchange = H2O_STRUCT_FROM_MEMBER(weir_exchange_t, renewal, entry);
+    exchange->request.now_ns = weir_clock_turn_ns;
+    if (weir_chain_renew(exchange->snapshot->chain, &exchange->run, &exchange->request))
+        start_renewal(exchange);
+    else if (exchange->call != NULL) /* another one runs now: this call must not */
+        end_call(exchange, WEIR_REASON_STORE_DOWN, "its claim could not be renewed in time");
 }
 
 /* --- the way in --- */
@@ -386,6 +506,7 @@ static weir_exchange_t *create(h2o_req_t *req)
     weir_exchange_t *exchange = h2o_mem_alloc_recycle(&worker->recycle.exchange, sizeof(*exchange));
     memset(exchange, 0, sizeof(*exchange));
     weir_h1_on_dispose(req, on_dispose, exchange);
+    weir_h1_on_leave(req, on_leave);
     exchange->sink = (weir_sink_t){.news = on_news, .lacks = on_lacks};
     exchange->generator.proceed = on_proceed;
     exchange->req = req;
@@ -398,6 +519,14 @@ static weir_exchange_t *create(h2o_req_t *req)
     exchange->started_ns = weir_clock_turn_ns;
     ++worker->exchange_count;
     return exchange;
+}
+
+/* A WebSocket (RFC 6455 4.1) and nothing else; any other Upgrade ends here, as its field does. */
+static bool wants_websocket(const weir_exchange_t *exchange)
+{
+    const h2o_req_t *req = exchange->req;
+    return h2o_lcstris(req->upgrade.base, req->upgrade.len, H2O_STRLIT("websocket")) && req->http1_is_persistent &&
+           h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("GET")) && exchange->body->declared == 0;
 }
 
 static void describe(weir_exchange_t *exchange)
@@ -414,6 +543,7 @@ static void describe(weir_exchange_t *exchange)
     request->field_count = req->headers.size;
     note_peer(exchange);
     request->trusted = weir_tenant_trusts(request->listener->tenant, request->peer.family, request->peer.address);
+    request->wants_tunnel = wants_websocket(exchange);
     request->now_ns = weir_clock_turn_ns;
     request->wall_ms = weir_clock_wall_ms();
     request->random[0] = weir_worker_random(exchange->worker);
@@ -421,6 +551,7 @@ static void describe(weir_exchange_t *exchange)
     request->body_bytes = exchange->body->declared != UINT64_MAX ? (int64_t)exchange->body->declared : -1;
     request->observer = &weir_exchange_observer;
     request->alloc = alloc;
+    request->reader = &exchange->reader;
     request->client_ip = weir_client_ip(request, (weir_str_t){exchange->peer, exchange->peer_len});
 }
 
@@ -464,14 +595,6 @@ int64_t weir_exchange_total_ns(const weir_exchange_t *exchange)
     return route->timeout_ns != 0 ? route->timeout_ns : exchange->request.upstream->timeouts.total_ns;
 }
 
-/* A WebSocket (RFC 6455 4.1) and nothing else; any other Upgrade ends here, as its field does. */
-static bool wants_websocket(const weir_exchange_t *exchange)
-{
-    const h2o_req_t *req = exchange->req;
-    return h2o_lcstris(req->upgrade.base, req->upgrade.len, H2O_STRLIT("websocket")) && req->http1_is_persistent &&
-           weir_str_is(exchange->request.method, WEIR_STR("GET")) && exchange->body->declared == 0;
-}
-
 static void call_upstream(weir_exchange_t *exchange)
 {
     static const weir_str_t idempotent[] = {WEIR_STR("GET"), WEIR_STR("HEAD"), WEIR_STR("PUT"), WEIR_STR("DELETE"),
@@ -479,19 +602,22 @@ static void call_upstream(weir_exchange_t *exchange)
     static const weir_str_t with_body[] = {WEIR_STR("POST"), WEIR_STR("PUT"), WEIR_STR("PATCH")};
     weir_request_t *request = &exchange->request;
     weir_metrics_worker_t *metrics = exchange->worker->metrics;
-    exchange->wants_tunnel = wants_websocket(exchange);
     weir_call_request_t call = {
         .worker = exchange->worker,
         .snapshot = exchange->snapshot,
         .is_head = weir_str_is(request->method, WEIR_STR("HEAD")),
         .is_idempotent = is_one_of(request->method, idempotent, sizeof(idempotent) / sizeof(idempotent[0])),
         .expects_body = is_one_of(request->method, with_body, sizeof(with_body) / sizeof(with_body[0])),
-        .wants_tunnel = exchange->wants_tunnel,
+        .wants_tunnel = request->wants_tunnel,
         .total_ns = weir_exchange_total_ns(exchange) - exchange->wait.total_ns,
         .tenant = weir_metrics_tenant(metrics, request->tenant.base, request->tenant.len),
         .body = exchange->body,
         .sink = &exchange->sink};
     memcpy(call.method, request->method.base, request->method.len < WEIR_CALL_METHOD_MAX ? request->method.len : WEIR_CALL_METHOD_MAX);
+    call.is_protected = request->is_protected;
+    exchange->leads = request->lead != NULL;
+    exchange->renewal.cb = on_renewal;
+    start_renewal(exchange);
     weir_targets_make(exchange, &call);
     weir_await_dispose(exchange);
     exchange->call = weir_call_create(&call);
@@ -510,15 +636,15 @@ void weir_exchange_go_on(weir_exchange_t *exchange, const weir_verdict_t *verdic
         answer_own(exchange, verdict, NULL);
         return;
     case WEIR_NEED_BODY:
-        weir_await_body(exchange);
+        weir_await_body(exchange, verdict->is_raw);
         return;
     case WEIR_AWAIT:
         weir_await_ticket(exchange, verdict->until_ns);
         return;
     case WEIR_SHARE:
-        break;
+        weir_share_begin(exchange);
+        return;
     }
-    h2o_fatal("no filter of this chain shares");
 }
 
 /* The chain names the request for the log and the caller; nothing else is asked of it. */
@@ -576,7 +702,7 @@ static void route(weir_exchange_t *exchange, const weir_str_t *model)
         exchange->snapshot->routers[exchange->listener_index], (weir_str_t){path, (size_t)path_len},
         (weir_str_t){req->input.authority.base, req->input.authority.len}, request->method, model);
     if (match.needs_model) {
-        weir_await_body(exchange);
+        weir_await_body(exchange, false);
         return;
     }
     if (match.route == NULL) {

@@ -20,4 +20,7 @@ void weir_exchange_wake(void *exchange);
 void weir_exchange_prepare(weir_server_t *server, weir_snapshot_t *snapshot);
 void weir_exchange_dispose(weir_snapshot_t *snapshot);
 
+/* Control thread, now and then: warns where a dedup's Bloom filters hold more than they were made for. */
+void weir_exchange_watch_filters(weir_server_t *server);
+
 #endif

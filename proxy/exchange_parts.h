@@ -6,6 +6,7 @@
 
 #include "../filters/core/event_cut.h"
 #include "../filters/filter.h"
+#include "../filters/stream.h"
 #include "body.h"
 #include "call.h"
 #include "dialect.h"
@@ -13,7 +14,7 @@
 #include "tunnel.h"
 
 /* What a request waits for before its chain goes on. */
-typedef enum { WEIR_WAITS_NOT, WEIR_WAITS_FOR_BODY, WEIR_WAITS_FOR_TICKET } weir_waits_t;
+typedef enum { WEIR_WAITS_NOT, WEIR_WAITS_FOR_BODY, WEIR_WAITS_FOR_TICKET, WEIR_WAITS_FOR_STREAM } weir_waits_t;
 
 typedef struct weir_exchange {
     weir_sink_t sink; /* first: the call's news */
@@ -43,9 +44,19 @@ typedef struct weir_exchange {
     weir_str_t model;      /* that the body asks for, or empty */
     weir_reason_t reason;
     const char *limit; /* name of the limit that refused */
+    weir_stream_reader_t reader;       /* of the shared answer that this caller gets; share.c */
+    h2o_timeout_entry_t renewal;       /* of the claim, while it leads */
+    const char *detail;                /* of `reason`; static text, or NULL */
+    int upstream_status;               /* 0: no answer came of a call */
+    uint64_t shared_bytes;             /* that its call has written for others too */
+    bool leads;                        /* its call writes the answer that others share */
+    bool left;                         /* the caller did, and the call goes on */
+    bool has_shared_head, is_pumping;
+    bool is_lost;    /* what it read: there was no answer */
+    bool has_waited; /* for those who fall behind, and may be cut off now */
+    uint8_t share_ticks; /* since the caller took a byte */
     bool injected;     /* the call asks for usage, which the caller did not */
-    bool wants_tunnel; /* the caller asks for a WebSocket */
-    bool switches;     /* and the upstream said 101 */
+    bool switches;     /* the caller asked for a WebSocket, and the upstream said 101 */
     weir_tunnel_t *tunnel; /* NULL: not begun, or none */
     bool answering;    /* the head went out */
     bool sending;      /* the caller's side has not taken the last bytes yet */
@@ -55,6 +66,12 @@ typedef struct weir_exchange {
 } weir_exchange_t;
 
 /* exchange.c */
+/* Bytes of the answer; the state's last one is the end, whole or not. */
+void weir_exchange_send(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t count, h2o_send_state_t state);
+void weir_exchange_break_off(weir_exchange_t *exchange, weir_reason_t reason, const char *detail);
+/* The last that came of an answer which is not whole. */
+void weir_exchange_pass_part(weir_exchange_t *exchange, h2o_iovec_t *bufs, size_t count, weir_reason_t reason,
+                             const char *detail);
 void weir_exchange_go_on(weir_exchange_t *exchange, const weir_verdict_t *verdict);
 void weir_exchange_answer_reason(weir_exchange_t *exchange, weir_reason_t reason, const char *detail);
 void weir_exchange_body_read(weir_exchange_t *exchange); /* the chain goes on, or the route is found now */
@@ -62,8 +79,10 @@ void weir_exchange_body_failed(weir_exchange_t *exchange, weir_reason_t reason, 
 int64_t weir_exchange_total_ns(const weir_exchange_t *exchange); /* the route's timeout */
 
 /* await.c. Each leads to weir_exchange_go_on, or to an answer, in a later turn or at once. */
-void weir_await_body(weir_exchange_t *exchange);
+void weir_await_body(weir_exchange_t *exchange, bool is_raw); /* raw: what it says in JSON is not looked at */
 void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns);
+void weir_await_stream(weir_exchange_t *exchange, h2o_timeout_cb on_late);
+void weir_await_end(weir_exchange_t *exchange); /* nothing is waited for any more */
 void weir_await_dispose(weir_exchange_t *exchange);
 
 /* inject.c */

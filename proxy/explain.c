@@ -1,6 +1,7 @@
 #include "explain.h"
 
 #include <stdlib.h>
+#include "../filters/dedup.h"
 #include "../filters/limit.h"
 #include "../filters/limit_fields.h"
 #include "call_head.h"
@@ -143,6 +144,28 @@ static void write_limit(weir_json_out_t *out, const weir_limit_explained_t *expl
     weir_json_out_close(out, '}');
 }
 
+/* What the request would be told; without a key, nothing is known of it. */
+static void write_dedup(weir_json_out_t *out, const weir_question_t *question, const weir_conf_route_t *route)
+{
+    static const char *const words[] = {
+        [WEIR_STORE_CLAIM_RUN] = "run",         [WEIR_STORE_CLAIM_SHARE] = "share",   [WEIR_STORE_CLAIM_DUPLICATE] = "duplicate",
+        [WEIR_STORE_CLAIM_IN_FLIGHT] = "reject", [WEIR_STORE_CLAIM_UNKNOWN] = "reject",
+    };
+    const weir_conf_t *conf = question->request.conf;
+    if (route->dedup >= conf->dedup.size) {
+        weir_json_out_string(out, "dedup", NULL);
+        return;
+    }
+    const weir_dedups_t *dedups = weir_chain_instance(weir_page_server(question->req)->snapshot->chain, "dedup");
+    bool is_replay = false, has_key = weir_question_has(question, WEIR_ASKED_KEY);
+    weir_store_claim_told_t told =
+        has_key ? weir_dedups_peek(dedups, &question->request, question->given[WEIR_ASKED_KEY], &is_replay) : WEIR_STORE_CLAIM_RUN;
+    weir_json_out_open(out, "dedup", '{');
+    weir_json_out_string(out, "name", conf->dedup.entries[route->dedup].name);
+    weir_json_out_string(out, "would", !has_key ? NULL : is_replay ? "replay" : words[told]);
+    weir_json_out_close(out, '}');
+}
+
 static void write_upstream(weir_json_out_t *out, const char *key, const weir_question_t *question, size_t index,
                            bool is_fallback)
 {
@@ -165,6 +188,7 @@ static void write_way(weir_json_out_t *out, const weir_question_t *question, con
     weir_json_out_string(out, "listener", question->request.listener->name);
     if (match->route != NULL) {
         weir_status_write_route(out, "route", conf, match->route);
+        write_dedup(out, question, match->route);
         write_upstream(out, "upstream", question, match->route->upstream, false);
         weir_json_out_open(out, "fallback", '[');
         for (size_t i = 0; i != match->route->fallback.size; ++i)

@@ -20,12 +20,13 @@
  *   IDLE --head--> BUSY --answered, body read--> IDLE
  *                   |  \--answered, body still coming--> REST --> IDLE
  *                   |--answered, must close--> LINGER --> closed
- *                   \--101, its head is out--> TUNNEL --ended--> LINGER, or closed
+ *                   |--101, its head is out--> TUNNEL --ended--> LINGER, or closed
+ *                   \--the caller left, his request goes on--> LEFT --ended--> closed
  *
  * IDLE also covers a head that is not whole yet. In BUSY the body is read as the exchange takes it, and what comes
  * behind it (pipelined requests) waits in sock->input. In REST and LINGER bytes are thrown away. In TUNNEL the socket is
- * another's. */
-typedef enum { IDLE, BUSY, REST, LINGER, TUNNEL } state_t;
+ * another's. In LEFT there is none. */
+typedef enum { IDLE, BUSY, REST, LINGER, TUNNEL, LEFT } state_t;
 
 enum {
     ARENA_BYTES = 768,              /* for the strings of an ordinary request */
@@ -43,6 +44,7 @@ typedef struct {
     h2o_send_state_t sent; /* state of the write under way */
     struct {
         void (*run)(void *argument);
+        bool (*leave)(void *argument);
         void *argument;
     } on_dispose;
     size_t head_bytes; /* counted in max_buffered */
@@ -53,7 +55,7 @@ typedef struct {
 typedef struct h1_conn {
     h2o_conn_t super; /* first */
     h2o_socket_t *sock;
-    weir_listener_t *listener;
+    weir_listener_t *listener; /* NULL in LEFT: the connection is counted no more */
     h1_request_t *request;
     h2o_linklist_t link;
     h2o_timeout_entry_t timer;       /* head, idle, body or linger */
@@ -171,21 +173,70 @@ static bool would_look_whole(const h1_conn_t *conn)
            (conn->writing || request->sent != H2O_SEND_STATE_FINAL);
 }
 
-static void close_connection(h1_conn_t *conn)
+static void stop(h1_conn_t *conn)
 {
-    weir_worker_t *worker = worker_of(conn);
-    if (would_look_whole(conn))
+    if (conn->sock != NULL && would_look_whole(conn))
         weir_sock_reset_on_close(conn->sock);
     weir_timer_stop(&conn->timer);
     weir_timer_stop(&conn->write_timer);
-    dispose_request(conn);
-    h2o_linklist_unlink(&conn->link);
+}
+
+static void close_socket(h1_conn_t *conn)
+{
+    if (conn->sock == NULL)
+        return;
     drop_input(conn, conn->sock->input->size);
     weir_sock_close(conn->sock);
+    conn->sock = NULL;
     free(conn->pending);
+    conn->pending = NULL;
+}
+
+/* One connection less, and another one may come. */
+static void give_place_back(h1_conn_t *conn)
+{
+    weir_worker_t *worker = worker_of(conn);
     weir_metrics_add(worker->metrics, conn->listener->connections_series, -1);
     weir_server_connection_closed(worker, conn->listener);
+}
+
+static void close_now(h1_conn_t *conn)
+{
+    stop(conn);
+    dispose_request(conn);
+    h2o_linklist_unlink(&conn->link);
+    close_socket(conn);
+    if (conn->state != LEFT)
+        give_place_back(conn);
     free(conn);
+}
+
+/* The caller left, and his request goes on. */
+static bool goes_on(const h1_conn_t *conn)
+{
+    const h1_request_t *request = conn->request;
+    return conn->state == BUSY && request != NULL && request->on_dispose.leave != NULL &&
+           request->on_dispose.leave(request->on_dispose.argument);
+}
+
+static void leave_request(h1_conn_t *conn)
+{
+    stop(conn);
+    conn->request->body->resume = NULL;
+    conn->request->body->filler = NULL;
+    close_socket(conn);
+    conn->writing = conn->paused = false;
+    conn->state = LEFT;
+    give_place_back(conn);
+    conn->listener = NULL;
+}
+
+static void close_connection(h1_conn_t *conn)
+{
+    if (goes_on(conn))
+        leave_request(conn);
+    else
+        close_now(conn);
 }
 
 /* --- reading: when --- */
@@ -835,9 +886,10 @@ static void on_readable(h2o_socket_t *sock, const char *err)
             close_connection(conn);
         return;
     case TUNNEL:
+    case LEFT:
         break;
     }
-    h2o_fatal("a tunnel's socket is read by others");
+    h2o_fatal("there is no socket, or it is read by others");
 }
 
 /* --- the protocol's seam --- */
@@ -938,6 +990,18 @@ void weir_h1_on_dispose(h2o_req_t *req, void (*on_dispose)(void *argument), void
     request->on_dispose.argument = argument;
 }
 
+void weir_h1_on_leave(h2o_req_t *req, bool (*leave)(void *argument))
+{
+    ((h1_request_t *)req)->on_dispose.leave = leave;
+}
+
+void weir_h1_end_left(h2o_req_t *req)
+{
+    h1_request_t *request = (h1_request_t *)req;
+    request->broken = true;
+    finish_later((h1_conn_t *)req->conn);
+}
+
 bool weir_h1_is_sent(h2o_req_t *req)
 {
     return !((h1_conn_t *)req->conn)->writing && !((h1_request_t *)req)->broken;
@@ -996,6 +1060,6 @@ void weir_h1_close_all(weir_worker_t *worker)
         h1_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h1_conn_t, link, worker->connections.next);
         if (conn->state == TUNNEL || (conn->state == BUSY && !conn->request->head_sent))
             fail_body(conn, WEIR_REASON_DRAINING); /* the exchange answers; nothing is freed before the turn's end */
-        close_connection(conn);
+        close_now(conn);
     }
 }

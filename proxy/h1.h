@@ -19,6 +19,11 @@ void *weir_h1_alloc(h2o_req_t *req, size_t size);
 /* Calls on_dispose(argument) when the request ends, whatever ended it. One such call a request. */
 void weir_h1_on_dispose(h2o_req_t *req, void (*on_dispose)(void *argument), void *argument);
 
+/* Asks leave(argument of on_dispose) when the caller leaves: true, and the request goes on without him - nothing of its answer
+ * is sent - until weir_h1_end_left, after which it is disposed of in another turn. */
+void weir_h1_on_leave(h2o_req_t *req, bool (*leave)(void *argument));
+void weir_h1_end_left(h2o_req_t *req);
+
 /* Whether the kernel has taken all that was sent of the answer. */
 bool weir_h1_is_sent(h2o_req_t *req);
 

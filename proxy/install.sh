@@ -3,9 +3,9 @@
 # usage: sh proxy/install.sh [build] [test] [bench]        as root, or where sudo is to be had
 set -eu
 
-BUILD="gcc libc6-dev cmake make pkg-config libh2o-evloop-dev libxxhash-dev libssl-dev zlib1g-dev
+BUILD="gcc libc6-dev cmake make pkg-config libh2o-evloop-dev libbloom-dev libxxhash-dev libssl-dev zlib1g-dev
     libfyaml-dev python3 curl ca-certificates"
-TEST="clang llvm libclang-rt-14-dev libcmocka-dev libyajl-dev python3-pytest prometheus"
+TEST="clang llvm libclang-rt-14-dev libcmocka-dev libyajl-dev python3-pytest prometheus spin"
 BENCH="nginx-light haproxy wrk strace"
 
 is_installed() {

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "../filters/core/bloom_pair.h"
+#include "../filters/core/claim_table.h"
 #include "server.h"
 #include "tls.h"
 
@@ -87,6 +89,16 @@ static bool parse(int argc, char **argv, arguments_t *arguments)
 
 /* --- actions --- */
 
+static uint64_t dedup_table_bytes(const weir_conf_dedup_t *dedup)
+{
+    return weir_claim_table_bytes((size_t)dedup->max_keys);
+}
+
+static uint64_t dedup_bloom_bytes(const weir_conf_dedup_t *dedup)
+{
+    return weir_bloom_pair_bytes((uint64_t)dedup->bloom.expected, dedup->bloom.false_positives);
+}
+
 /* Measured on Debian 12, x86-64, Release, and rounded up: VmRSS idle with one worker 5.0 MB, 42 KB for each further
  * one before it touches its scratch; Pss for each of 1000 connections 0.41 KB, for each of 1000 requests at once 5.7
  * KB. With OpenSSL 3.0 VmRSS is 3.8 MB more once TLS is spoken; for each of 500 connections: a caller's 14.0 KB (TLS
@@ -95,6 +107,8 @@ static bool parse(int argc, char **argv, arguments_t *arguments)
  * 700 KB of Debian's 144 authorities. */
 static const weir_conf_costs_t costs = {
     .limit_table = weir_memory_store_bytes,
+    .dedup_table = dedup_table_bytes,
+    .dedup_bloom = dedup_bloom_bytes,
     .process = 6 * 1024 * 1024,
     .worker = 64 * 1024 + 2 * WEIR_SCRATCH_BYTES,
     .connection = 512,

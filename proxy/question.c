@@ -103,6 +103,7 @@ static const struct {
     [WEIR_ASKED_CORRELATION] = {"correlation", check_correlation},
     [WEIR_ASKED_TOKENS] = {"tokens", check_count},
     [WEIR_ASKED_BYTES] = {"bytes", check_count},
+    [WEIR_ASKED_KEY] = {"key"},
 };
 
 const char *weir_asked_name(weir_asked_t asked)

@@ -1,7 +1,7 @@
 #ifndef WEIR_PROXY_QUESTION_H
 #define WEIR_PROXY_QUESTION_H
 
-/* A request that nobody sent, described by a query: what /explain and DELETE /limits/NAME ask about.
+/* A request that nobody sent, described by a query: what /explain, DELETE /limits/NAME and DELETE /dedup/NAME ask about.
  *
  * It comes from a trusted peer, and its body is of JSON, with a `model` where one is given that is not empty, asks for
  * `tokens` at most, and is `bytes` long, or one byte. Of a header that is given as empty there is none. Values are
@@ -22,6 +22,7 @@ typedef enum {
     WEIR_ASKED_CORRELATION,
     WEIR_ASKED_TOKENS,
     WEIR_ASKED_BYTES,
+    WEIR_ASKED_KEY,
     WEIR_ASKED_COUNT,
 } weir_asked_t;
 

@@ -6,6 +6,7 @@
 #include "accept.h"
 #include "binding.h"
 #include "h1.h"
+#include "keep.h"
 #include "snapshot.h"
 #include "tls.h"
 #include "warm.h"
@@ -275,6 +276,8 @@ static weir_snapshot_t *create_snapshot(weir_server_t *server, weir_conf_t *conf
         listeners[i] = plan->entries[i].listener;
     weir_snapshot_t *snapshot = weir_snapshot_create(server, conf, plan->tls, listeners);
     free(listeners);
+    if (server->keep != NULL)
+        weir_keep_restore(server->keep, server->store);
     return snapshot;
 }
 

@@ -96,6 +96,7 @@ weir listens on ${listen}, before ${agent}${agent_pid:+ (the example agent)}; me
   curl -i -H 'X-Tenant-ID: acme' $to/hello
   curl -N -H 'X-Tenant-ID: acme' -H 'Content-Type: application/json' -d '{"model":"demo","stream":true,"messages":[{"role":"user","content":"hi"}]}' $to/v1/chat/completions
   for i in \$(seq 15); do curl -s -o /dev/null -w '%{http_code} ' -H 'X-Tenant-ID: busy' $to/; done; echo
+  curl -i -H 'X-Tenant-ID: acme' -H 'Idempotency-Key: 1' -d hi $to/jobs     # and again: replayed, the agent sees it once
 
 Ctrl-C ends it. The access log follows.
 

@@ -25,6 +25,11 @@ struct weir_limit_series {
     weir_series_t *decisions; /* by tenant number, then decision */
 };
 
+struct weir_dedup_series {
+    weir_series_t results[WEIR_DEDUP_RESULTS], forgotten_full, false_positives;
+    bool is_past_its_size; /* the log said so; control thread */
+};
+
 static uint32_t find(weir_exchange_t *exchange, weir_series_t *cache, weir_metric_t metric, const char *const *labels)
 {
     uint32_t slot = atomic_load_explicit(cache, memory_order_relaxed);
@@ -120,8 +125,53 @@ static void queue_left(const weir_request_t *request, size_t limit, int64_t wait
     weir_metrics_observe(exchange->worker->metrics, find(exchange, cache, WEIR_METRIC_QUEUE_WAIT, &name), waited_ns);
 }
 
-const weir_observer_t weir_exchange_observer = {
-    .limit_decided = limit_decided, .limit_overflowed = limit_overflowed, .queue_left = queue_left};
+static void dedup_decided(const weir_request_t *request, size_t dedup, weir_dedup_result_t result)
+{
+    weir_exchange_t *exchange = exchange_of(request);
+    const char *labels[] = {request->conf->dedup.entries[dedup].name, weir_dedup_words[result]};
+    weir_series_t *cache = &exchange->snapshot->dedup_series[dedup].results[result];
+    weir_metrics_add(exchange->worker->metrics, find(exchange, cache, WEIR_METRIC_DEDUP, labels), 1);
+}
+
+static void dedup_forgot_full(const weir_request_t *request, size_t dedup, size_t keys)
+{
+    weir_exchange_t *exchange = exchange_of(request);
+    const char *name = request->conf->dedup.entries[dedup].name;
+    weir_series_t *cache = &exchange->snapshot->dedup_series[dedup].forgotten_full;
+    weir_metrics_add(exchange->worker->metrics, find(exchange, cache, WEIR_METRIC_DEDUP_FORGOTTEN_FULL, &name), (int64_t)keys);
+}
+
+static void dedup_false_positive(const weir_request_t *request, size_t dedup)
+{
+    weir_exchange_t *exchange = exchange_of(request);
+    const char *name = request->conf->dedup.entries[dedup].name;
+    weir_series_t *cache = &exchange->snapshot->dedup_series[dedup].false_positives;
+    weir_metrics_add(exchange->worker->metrics, find(exchange, cache, WEIR_METRIC_DEDUP_BLOOM_FALSE_POSITIVES, &name), 1);
+}
+
+const weir_observer_t weir_exchange_observer = {.limit_decided = limit_decided,
+                                                .limit_overflowed = limit_overflowed,
+                                                .queue_left = queue_left,
+                                                .dedup_decided = dedup_decided,
+                                                .dedup_forgot_full = dedup_forgot_full,
+                                                .dedup_false_positive = dedup_false_positive};
+
+void weir_exchange_watch_filters(weir_server_t *server)
+{
+    const weir_snapshot_t *snapshot = server->snapshot;
+    for (size_t i = 0; i < snapshot->conf->dedup.size; ++i) {
+        const weir_conf_dedup_t *conf = &snapshot->conf->dedup.entries[i];
+        struct weir_dedup_series *series = &snapshot->dedup_series[i];
+        weir_store_dedup_told_t told;
+        if (!server->store->dedup_tell(server->store, conf->name, weir_clock_turn_ns, &told) ||
+            series->is_past_its_size == (told.bloom_fill > 1))
+            continue;
+        series->is_past_its_size = told.bloom_fill > 1;
+        if (series->is_past_its_size)
+            weir_log_event(WEIR_LOG_WARN, "dedup %s: more than %lld keys within one window: its Bloom filters are past their size; "
+                           "raise dedup.%s.bloom.expected", conf->name, (long long)conf->bloom.expected, conf->name);
+    }
+}
 
 /* --- LLM tokens --- */
 
@@ -181,6 +231,7 @@ void weir_exchange_prepare(weir_server_t *server, weir_snapshot_t *snapshot)
     snapshot->limit_series = zeroed(conf->limits.size, sizeof(*snapshot->limit_series));
     for (size_t i = 0; i < conf->limits.size; ++i)
         snapshot->limit_series[i].decisions = zeroed(tenants * DECISIONS, sizeof(weir_series_t));
+    snapshot->dedup_series = zeroed(conf->dedup.size, sizeof(*snapshot->dedup_series));
     snapshot->token_series = zeroed(conf->upstreams.size, sizeof(*snapshot->token_series));
     for (size_t i = 0; i < conf->upstreams.size; ++i)
         snapshot->token_series[i] = zeroed(tenants * TOKEN_TYPES * 2, sizeof(weir_series_t));
@@ -198,6 +249,7 @@ void weir_exchange_dispose(weir_snapshot_t *snapshot)
     for (size_t i = 0; i < conf->upstreams.size; ++i)
         free(snapshot->token_series[i]);
     free(snapshot->token_series);
+    free(snapshot->dedup_series);
     free(snapshot->routers);
     free(snapshot->listener_series);
     free(snapshot->limit_series);

@@ -11,6 +11,7 @@
 #include "admin.h"
 #include "drain.h"
 #include "exchange.h"
+#include "keep.h"
 #include "reload.h"
 #include "ticket.h"
 #include "resolver.h"
@@ -86,6 +87,8 @@ static void on_second(h2o_timeout_entry_t *entry)
         malloc_trim(0);
         process->peak_bytes = bytes;
     }
+    process->server.store->dedup_tidy(process->server.store, weir_clock_turn_ns);
+    weir_exchange_watch_filters(&process->server);
     weir_timer_start(process->server.control, entry, SECOND_NS);
 }
 
@@ -162,6 +165,8 @@ static weir_store_t *create_store(weir_server_t *server)
     uint8_t secret[64];
     if (getrandom(secret, sizeof(secret), 0) != sizeof(secret))
         h2o_fatal("getrandom");
+    if (server->first_conf->store.file != NULL)
+        server->keep = weir_keep_open(server->first_conf->store.file, secret);
     return weir_memory_store_create(secret, (weir_store_teller_t){tell, server});
 }
 
@@ -259,6 +264,8 @@ static void end(process_t *process)
     weir_server_t *server = &process->server;
     for (size_t i = 0; i < server->worker_count; ++i)
         weir_worker_join(server->workers[i]);
+    if (server->keep != NULL)
+        weir_keep_close(server->keep);
     close_control(process);
     for (size_t i = 0; i < server->worker_count; ++i)
         weir_worker_destroy(server->workers[i]);
@@ -292,8 +299,11 @@ int weir_server_run(weir_conf_t *conf)
     if (!begin(&process, conf))
         end_at_once(&process, 1);
     weir_worker_run(process.server.control);
-    if (process.drain.phase == WEIR_DRAIN_CUT)
+    if (process.drain.phase == WEIR_DRAIN_CUT) {
+        if (process.server.keep != NULL)
+            weir_keep_close(process.server.keep);
         end_at_once(&process, 0);
+    }
     end(&process);
     return 0;
 }

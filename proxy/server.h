@@ -49,6 +49,7 @@ typedef struct weir_snapshot {
     struct weir_tls_set *tls;     /* tls.h */
     struct weir_listener_series *listener_series; /* by index into conf->listeners: caches of metric series (exchange.c) */
     struct weir_limit_series *limit_series;       /* by index into conf->limits */
+    struct weir_dedup_series *dedup_series;       /* by index into conf->dedup */
     weir_series_t **token_series;                 /* by index into conf->upstreams */
     _Atomic size_t references;
 } weir_snapshot_t;
@@ -114,6 +115,7 @@ struct weir_server {
     weir_metrics_t *metrics;
     weir_log_t *log;
     weir_store_t *store;
+    struct weir_keep *keep; /* keep.h; NULL: what the store knows is gone at the end */
     struct weir_resolver *resolver;
     weir_worker_t **workers;
     size_t worker_count;

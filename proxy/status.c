@@ -109,6 +109,7 @@ void weir_status_write_route(weir_json_out_t *out, const char *key, const weir_c
     for (size_t i = 0; i != route->limits.size; ++i)
         weir_json_out_string(out, NULL, conf->limits.entries[route->limits.entries[i]].name);
     weir_json_out_close(out, ']');
+    weir_json_out_string(out, "dedup", route->dedup < conf->dedup.size ? conf->dedup.entries[route->dedup].name : NULL);
     weir_json_out_close(out, '}');
 }
 
@@ -272,6 +273,29 @@ static void write_limit(weir_json_out_t *out, weir_server_t *server, const weir_
     weir_json_out_close(out, '}');
 }
 
+/* `past_its_size`: the Bloom filters take more new keys for seen ones than they should. */
+static void write_dedup(weir_json_out_t *out, weir_server_t *server, const weir_conf_dedup_t *dedup)
+{
+    weir_store_dedup_told_t told = {0};
+    (void)server->store->dedup_tell(server->store, dedup->name, weir_clock_turn_ns, &told);
+    weir_json_out_open(out, NULL, '{');
+    weir_json_out_string(out, "name", dedup->name);
+    weir_status_write_seconds(out, "window_seconds", dedup->window_ns);
+    weir_json_out_bool(out, "exact", dedup->exact);
+    weir_json_out_integer(out, "keys", (int64_t)told.keys);
+    weir_json_out_integer(out, "max_keys", dedup->max_keys);
+    weir_json_out_integer(out, "answer_bytes", told.answer_bytes);
+    weir_json_out_integer(out, "memory", dedup->memory_bytes);
+    weir_json_out_open(out, "bloom", '{');
+    weir_json_out_integer(out, "expected", dedup->bloom.expected);
+    weir_json_out_integer(out, "fill_percent", (int64_t)(told.bloom_fill * 100));
+    weir_json_out_bool(out, "past_its_size", told.bloom_fill > 1);
+    weir_json_out_integer(out, "lookups", (int64_t)told.lookups);
+    weir_json_out_integer(out, "false_positives", (int64_t)told.false_positives);
+    weir_json_out_close(out, '}');
+    weir_json_out_close(out, '}');
+}
+
 void weir_status_answer(h2o_req_t *req)
 {
     weir_server_t *server = weir_page_server(req);
@@ -288,6 +312,10 @@ void weir_status_answer(h2o_req_t *req)
     weir_json_out_open(&out, "limits", '[');
     for (size_t i = 0; i != conf->limits.size; ++i)
         write_limit(&out, server, &conf->limits.entries[i]);
+    weir_json_out_close(&out, ']');
+    weir_json_out_open(&out, "dedup", '[');
+    for (size_t i = 0; i != conf->dedup.size; ++i)
+        write_dedup(&out, server, &conf->dedup.entries[i]);
     weir_json_out_close(&out, ']');
     weir_json_out_open(&out, "upstreams", '[');
     for (size_t i = 0; i != conf->upstreams.size; ++i)

@@ -98,7 +98,7 @@ static void make_target(weir_exchange_t *exchange, weir_call_target_t *target, s
                                       .peer = {exchange->peer, exchange->peer_len},
                                       .tls = req->input.scheme == &H2O_URL_SCHEME_HTTPS,
                                       .minor_version = req->version & 0xff,
-                                      .wants_tunnel = exchange->wants_tunnel};
+                                      .wants_tunnel = exchange->request.wants_tunnel};
     *target = (weir_call_target_t){.upstream = index, .head = weir_call_head_compose(&source)};
     target->is_injected = weir_inject_wanted(request, upstream);
     if (target->is_injected)

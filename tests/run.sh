@@ -1,10 +1,11 @@
 #!/bin/sh
 # Builds weir and tests it; the last line says `N passed, N failed`.
-# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim http faults clients fuzz; none named: all of them
+# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim model http faults clients fuzz; none named: all of them
 #
 #   tidy      tests/tidy.py                       include directions, clocks in filters/, rows, generated files
 #   unit      cmocka, by ctest                    as released, under ASan + UBSan, under TSan
 #   sim       tests/sim, by ctest                 filters in virtual time: as released, under ASan + UBSan
+#   model     tests/model, by spin                the claim protocol, and that its table is the core's
 #   http      pytest tests/http, the real binary  as released, under ASan + UBSan, under TSan with four workers
 #   faults    pytest tests/faults, a fault proxy   as released, under ASan + UBSan
 #   clients   node tests/clients/run.mjs          the real SDKs through weir to a mock of their providers
@@ -16,11 +17,11 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
 logs=build/logs
 python=/usr/bin/python3 # Debian's: another one on PATH does not see apt's modules
-all="tidy unit sim http faults clients fuzz"
+all="tidy unit sim model http faults clients fuzz"
 
 say() { printf '%s\n' "$@"; }
 
-# -- one part: run with `--part NAME`, by the xargs at the end, two at a time ------------------------------------------
+# -- one part: run with `--part NAME`, by the xargs at the end ---------------------------------------------------------
 
 # Runs a command for at most so many seconds, in a group of its own, which ends when this script is told to end.
 limited() {
@@ -58,7 +59,7 @@ run_pytest() { # LAYER BUILD WORKERS [WRAPPER...]
     export WEIR_BIN WEIR_WORKERS PYTHONDONTWRITEBYTECODE
     tests=tests/$1
     shift 3
-    limited 1080 "$@" "$python" -m pytest -q -ra -p no:cacheprovider --durations=8 \
+    limited 1500 "$@" "$python" -m pytest -q -ra -p no:cacheprovider --durations=8 \
         --junitxml="$logs/$part.xml" "$tests"
 }
 
@@ -113,6 +114,7 @@ run_part() {
     unit-tsan) run_ctest build-tsan unit $(plain_addresses) ;;
     sim) run_ctest build sim ;;
     sim-asan) run_ctest build-asan sim ;;
+    model) limited 300 sh tests/model/run.sh ;;
     http) run_pytest http build 1 ;;
     http-asan) run_pytest http build-asan 1 ;;
     http-tsan) run_pytest http build-tsan 4 $(plain_addresses) ;;
@@ -149,7 +151,7 @@ END
     clients)
         awk '/^# pass / { p = $3 } /^# fail / { f = $3 } /^# (skipped|cancelled) / { s += $3 }
              END { print p + 0, f + 0, s + 0 }' "$logs/$part.log" ;;
-    tidy | fuzz)
+    tidy | model | fuzz)
         awk '/^PASS / { p++ } /^FAIL / { f++ } END { print p + 0, f + 0, 0 }' "$logs/$part.log" ;;
     esac
 }
@@ -220,7 +222,7 @@ parts=
 has() {
     case $layers in *" $1 "*) return 0 ;; *) return 1 ;; esac
 }
-# the parts that take longest first, so that two at a time end together
+# the parts that take longest first; three run at a time, as most of them wait most of the time
 build build
 if has http; then parts="$parts http-tsan http-asan http"; fi
 if has fuzz; then
@@ -235,12 +237,13 @@ if has http || has unit; then
 fi
 if has faults; then parts="$parts faults-asan faults"; fi
 if has clients; then parts="$parts clients"; fi
+if has model; then parts="$parts model"; fi
 if has sim; then parts="$parts sim-asan sim"; fi
 if has unit; then parts="$parts unit-tsan unit-asan unit"; fi
 if has tidy; then parts="$parts tidy"; fi
 
 say ""
-printf '%s\n' $parts | xargs -P 2 -n 1 sh tests/run.sh --part &
+printf '%s\n' $parts | xargs -P 3 -n 1 sh tests/run.sh --part &
 wait $!
 
 passed=0 failed=0 bad=

@@ -11,6 +11,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { CHUNK_GAP_MS, KEY, QUESTION, SDKS, TEXT, freePorts, freshId, recorder, startAimock, startWeir, stop, stopWeir,
     until } from './support.mjs'
+import './dedup.mjs'
 import './failing.mjs'
 
 const dir = mkdtempSync(join(tmpdir(), 'weir-clients-'))

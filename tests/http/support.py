@@ -58,6 +58,11 @@ def schema_errors(schema, value, root=None, at="$"):
                 errors.append(f"{at}: {value!r} fits not {word}")
     for one in schema.get("allOf", []):
         errors += schema_errors(one, value, root, at)
+    if isinstance(value, list):
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            errors.append(f"{at}: {len(value)} entries")
+        if schema.get("uniqueItems") and any(value.count(item) > 1 for item in value):
+            errors.append(f"{at}: an entry is there twice")
     if isinstance(value, list) and "items" in schema:
         for i, item in enumerate(value):
             errors += schema_errors(schema["items"], item, root, f"{at}[{i}]")
@@ -485,6 +490,45 @@ class Stream(threading.Thread):
         events = re.findall(rb"data: (\w+)\n\n", body)
         assert events[-1] == b"end" and [int(e) for e in events[:-1]] == list(range(len(events) - 1))
         return len(events)
+
+
+# --------------------------------------------------------------------------------------------------------------- dedup
+
+
+def keyed(value, *more):
+    """The headers of a request with this key."""
+    return [("Idempotency-Key", value), *more]
+
+
+def deduped(up, dedup=None, route=None, **more):
+    """A configuration whose one route has the dedup `once`."""
+    url = up if isinstance(up, (str, int)) else up.url
+    return harness.base_config(url, dedup={"once": dedup or {}}, route=harness.merge({"dedup": "once"}, route or {}), **more)
+
+
+def dedup_results(w, name="once"):
+    """{result: count} of a dedup, without those that are 0."""
+    return {dict(have)["result"]: int(v) for (n, have), v in w.metrics().items()
+            if n == "weir_dedup_total" and dict(have)["dedup"] == name and v}
+
+
+class Numbered:
+    """An upstream handler: each answer names its number, so that two runs are never taken for one. `statuses`, `headers`
+    and `pad` (bytes of body) say what it looks like; `before(n)` is called ahead of the n-th (from 1)."""
+
+    def __init__(self, status=200, headers=(), pad=0, before=None):
+        self.status, self.headers, self.pad, self.before = status, list(headers), pad, before
+        self.count, self.lock = 0, threading.Lock()
+
+    def __call__(self, peer):
+        with self.lock:
+            self.count += 1
+            n = self.count
+        if self.before:
+            self.before(n)
+        body = (b"answer %d " % n).ljust(self.pad, b".")
+        has_body = peer.request.method != "HEAD" and self.status not in (204, 304)
+        return harness.reply(self.status, body if has_body else b"", self.headers)
 
 
 # -------------------------------------------------------------------------------------------------------------- sundry

@@ -272,6 +272,20 @@ def test_the_memory_bound_has_a_line_for_each_queue():
     assert max(sizes(large)) - max(sizes(small)) > 99_000 * 64
 
 
+def test_the_memory_bound_has_lines_for_each_dedup():
+    def lines(fields):
+        out = run_weir("--check", config=good(f"dedup: {{jobs: {{{fields}}}}}\n")).stdout
+        return {what: max(sizes(rest)) for what, rest in re.findall(r"(?m)^dedup\.jobs, (.+?)  +(.*)$", out)}
+    usual = lines("memory: 24MiB, max_keys: 100000")
+    assert set(usual) == {"bloom.expected 100000", "max_keys 100000", "answers, memory"}
+    assert usual["answers, memory"] == 24 << 20
+    assert usual["max_keys 100000"] > 100_000 * 40
+    assert 2 * 100_000 * 28 / 8 < usual["bloom.expected 100000"] < 4 * 100_000 * 29 / 8
+    inexact = lines("exact: false, on_duplicate: reject, in_flight: reject, bloom: {expected: 1000000}")
+    assert set(inexact) == {"bloom.expected 1000000"}
+    assert inexact["bloom.expected 1000000"] > 9 * usual["bloom.expected 100000"]
+
+
 def test_check_starts_nothing():
     port = harness.free_port()
     config = base_config(1, listener={"address": f"127.0.0.1:{port}"})
@@ -302,8 +316,9 @@ def test_print_config_fills_in_the_defaults():
         assert word in text
     for line in ("when: [connect, reset, 502, 503, 504]", "methods: [GET, HEAD, PUT, DELETE, OPTIONS]",
                  "failures: [connect, timeout, reset]", "key: [upstream]", "set: {}", "remove: []", "models: {}",
-                 "models: []", "fallback: []"):
+                 "models: []", "fallback: []", "dedup: null", "kind: memory", "file: null"):
         assert f" {line}\n" in text, f"{line} is not in\n{text}"
+    assert "\ndedup: {}\n" in text
     limits = text[text.index("\nlimits:"):text.index("\nupstreams:")]
     for other in ("window", "precision", "queue", "per_tenant", " limit:"):
         assert other not in limits, f"{other}: a limit shows only its algorithm's fields"
@@ -331,6 +346,66 @@ def test_a_limit_shows_only_its_algorithms_fields(limit, shown, hidden):
     for key in hidden:
         assert f" {key}:" not in text, f"{key} is in\n{text}"
     assert ("priority: {header: X-P}" in text) == ("X-P" in limit)
+
+
+def test_print_config_fills_in_the_defaults_of_a_dedup():
+    text = printed(good("dedup: {jobs: {}}\n"))
+    text = text[text.index("\ndedup:"):text.index("\nupstreams:") + 1]
+    assert text == """
+dedup:
+  jobs:
+    key: [{header: Idempotency-Key}, cloudevent]
+    required: false
+    methods: [POST, PUT, PATCH, DELETE]
+    window: 24h
+    on_duplicate: replay
+    acknowledge:
+      status: 204
+      body: null
+    in_flight: wait
+    mismatch: reject
+    abandoned: finish
+    on_unknown: run
+    keep_statuses: [2xx, 400, 405, 410, 415, 422]
+    lease: 30s
+    max_response: 1MiB
+    keep_responses: 1h
+    memory: 16MiB
+    max_keys: 100000
+    on_full: forget_oldest
+    bloom:
+      expected: 100000
+      false_positives: 1e-6
+    exact: true
+    on_failure: closed
+    bypass: null
+"""
+
+
+@pytest.mark.parametrize("fields,keep_responses,max_response", [
+    ("window: 2s", "2s", "1MiB"), ("window: 48h", "1h", "1MiB"), ("memory: 64KiB", "1h", "64KiB"),
+    ("keep_responses: 2h, max_response: 2KiB", "2h", "2KiB")])
+def test_answers_are_kept_no_longer_than_keys_and_fit(fields, keep_responses, max_response):
+    text = printed(good(f"dedup: {{jobs: {{{fields}}}}}\n"))
+    assert has_value(text, "keep_responses", keep_responses) and has_value(text, "max_response", max_response)
+
+
+def test_the_largest_bloom_filter_is_named():
+    """What is named is taken, and one more is not."""
+    config = "dedup: {jobs: {bloom: {expected: %s, false_positives: 1e-6}}}\n"
+    r = run_weir("--check", config=good(config % 399_999_999))
+    assert r.returncode == 2
+    largest = int(re.search(r"dedup\.jobs\.bloom\.expected: .*write at most (\d+)", r.stderr).group(1))
+    assert run_weir("--check", config=good(config % largest)).returncode == 0
+    assert run_weir("--check", config=good(config % (largest + 1))).returncode == 2
+
+
+def test_the_files_path_is_whole(tmp_path):
+    """It is beside the configuration, and need not be there; what is printed loads from anywhere."""
+    (tmp_path / "weir.yaml").write_text(good("store: {file: keys.bin}\n"))
+    r = run_weir("-c", str(tmp_path / "weir.yaml"), "--print-config")
+    assert f"\n  file: {tmp_path}/keys.bin\n" in r.stdout
+    assert not (tmp_path / "keys.bin").exists()
 
 
 @pytest.mark.parametrize("rate,unit,burst", [
@@ -412,6 +487,14 @@ limits:
   log: {unit: request_bytes, algorithm: sliding_window, limit: 1000000, window: 1s, precision: exact}
   at-once: {algorithm: concurrency, limit: 8, scope: local, tenants: {acme: {limit: 32}},
             queue: {size: 201, wait: 1500ms, per_tenant: 12.5%%, priority: {header: X-Priority}}}
+store: {file: keys.bin}
+dedup:
+  jobs: {key: [{json: "/a~1b/0"}, {header: X-Job}, cloudevent, fingerprint], required: true, methods: [POST], window: 2h,
+         in_flight: reject, mismatch: ignore, abandoned: cancel, on_unknown: reject, keep_statuses: [503, 4xx, 200],
+         lease: 1500ms, max_response: 64KiB, keep_responses: 30m, memory: 8MiB, max_keys: 5001, on_full: reject,
+         bloom: {expected: 2001, false_positives: 1.25e-7}, on_failure: open, bypass: {header: X-Replay}}
+  flood: {key: [cloudevent], exact: false, on_duplicate: acknowledge, in_flight: reject,
+          acknowledge: {status: 202, body: "a $$ b"}}
 upstreams:
   agent:
     url: http://[::1]:9000/base
@@ -454,7 +537,7 @@ listeners:
       - {path: /, upstream: agent, limits: [bucket, slots], fallback: [elsewhere, openai]}
       - {path: /, upstream: elsewhere, models: ["gpt-*", "*-mini", o3]}
       - {path: /v1, methods: [GET, POST], host: api.example, upstream: socket, strip_prefix: true, timeout: 1m,
-         on_limit: {status: 503, body: 'costs $$5: "no" # not
+         dedup: jobs, on_limit: {status: 503, body: 'costs $$5: "no" # not
            a comment'}}
   local: {address: "unix:///run/weir.sock", routes: [{path: /, upstream: socket}]}
 """ % {"broken": BROKEN}
@@ -476,6 +559,8 @@ def test_print_config_keeps_what_was_said():
                  "api-version: \"2024-10-21\"", '"$top": "1 & 2"', 'gpt-4o: "my gpt"', '"a$b": "c$$d"', "other.example",
                  f"ca: {BROKEN}/certificate.pem", "when: [timeout, 429, 500, 529]", "methods: [POST]", "failures: []",
                  "key: [upstream, model]", "fallback: [elsewhere, openai]", 'models: ["gpt-*", "*-mini", o3]',
+                 'key: [{json: "/a~1b/0"}, {header: X-Job}, cloudevent, fingerprint]', "keep_statuses: [200, 4xx, 503]",
+                 "false_positives: 1.25e-7", "bypass: {header: X-Replay}", 'body: "a $$ b"', "dedup: jobs", "dedup: null",
                  "retry: false", "breaker: false", 'body: "try: \\"later\\""', "https://[::1]"):
         assert word in text, f"{word} is not in\n{text}"
     assert "canary" not in text and "*none" not in text
@@ -484,6 +569,10 @@ def test_print_config_keeps_what_was_said():
                        ("cached", "0"), ("cache_write", "1.000001"), ("output", "1000"), ("verify", "false"),
                        ("warm", "3"), ("attempts", "4"), ("base", "5ms"), ("budget", "0%"), ("min_requests", "7"),
                        ("failure_rate", "12.5%"), ("consecutive_failures", "9"), ("first_byte", "7s"), ("rate", "80%"),
+                       ("required", "true"), ("in_flight", "reject"), ("mismatch", "ignore"), ("abandoned", "cancel"),
+                       ("on_unknown", "reject"), ("lease", "1500ms"), ("max_response", "64KiB"),
+                       ("keep_responses", "30m"), ("memory", "8MiB"), ("max_keys", "5001"), ("on_full", "reject"),
+                       ("expected", "2001"), ("on_failure", "open"), ("exact", "false"), ("status", "202"),
                        ("jitter", "0%"), ("probes", "1"), ("max", "70s"), ("shared", "false"), ("status", "529")):
         assert has_value(text, key, value), f"{key}: {value}"
 
@@ -669,6 +758,17 @@ FULL = {
                            "queue": {"size": 50, "wait": "5s", "per_tenant": "12.5%",
                                      "priority": {"header": "X-Priority"}}},
                "no-line": {"algorithm": "concurrency", "limit": "5", "queue": None, "precision": None}},
+    "store": {"kind": "memory", "file": "/run/weir/keys"},
+    "dedup": {"jobs": {"key": [{"header": "Idempotency-Key"}, {"json": "/a~1b/0"}, "cloudevent", "fingerprint"],
+                       "required": True, "methods": ["POST"], "window": "1h", "on_duplicate": "replay",
+                       "acknowledge": None, "in_flight": "reject", "mismatch": "ignore", "abandoned": "cancel",
+                       "on_unknown": "reject", "keep_statuses": ["2xx", 400, "404"], "lease": "5s",
+                       "max_response": 65536, "keep_responses": "1h", "memory": "1MiB", "max_keys": 5,
+                       "on_full": "reject", "bloom": {"expected": 5000, "false_positives": 0.001}, "exact": True,
+                       "on_failure": "open", "bypass": {"header": "X-Replay"}},
+              "flood": {"exact": False, "on_duplicate": "acknowledge", "in_flight": "reject", "keep_statuses": [],
+                        "acknowledge": {"status": 202, "body": "seen"}, "bloom": {"false_positives": "1e-6"}},
+              "bare": None, "plain": {}},
     "upstreams": {"socket": {"url": "unix:///run/a.sock", "prefix": "/v1", "host": "preserve", "forward": ["tenant"],
                              "dialect": "openai",
                              "usage": {"inject": True, "estimate": 3,
@@ -688,11 +788,12 @@ FULL = {
                   "half": {"url": "http://u", "breaker": {"slow": False, "throttle": False, "open": None}}},
     "listeners": {"local": {"address": "unix:///run/w.sock", "tls": {"cert": None}, "routes": [
         {"path": "/", "upstream": "socket", "limits": ["slots"], "timeout": "5s", "fallback": ["far", "bare"],
-         "models": ["gpt-*", "*-mini", "o3"],
+         "models": ["gpt-*", "*-mini", "o3"], "dedup": "jobs",
          "on_limit": {"status": 503, "body": "no"}}]}},
 }
 
-TOP = {"version", "server", "admin", "metrics", "log", "correlation", "tenant", "limits", "upstreams", "listeners"}
+TOP = {"version", "server", "admin", "metrics", "log", "correlation", "tenant", "limits", "upstreams", "listeners",
+       "store", "dedup"}
 
 
 def test_schema():
@@ -703,7 +804,8 @@ def test_schema():
     assert set(schema["properties"]) == TOP
     assert schema["additionalProperties"] is False
     assert "version" in schema["required"]
-    for later in ("dedup", "store", "http2", "on_failure"):
+    assert '"redis"' not in r.stdout
+    for later in ("http2", "sentinel", "claim_timeout"):
         assert f'"{later}"' not in r.stdout
 
 
@@ -714,6 +816,8 @@ def test_reference():
                  "first_byte", "strip_prefix", "on_limit", "64MiB", "sliding_window",
                  "concurrency", "llm_tokens", "per_tenant", "dialect", "cache_write", "`4s`; `60s` for openai",
                  "`60s`; `10m` for openai", "`[]` for openai",
+                 "`1MiB`; `memory` where that is less", "`1h`; `window` where that is shorter", "`forget_oldest`",
+                 "may take a new key for a seen one", "`[2xx, 400, 405, 410, 415, 422]`", "1e-9 to 0.1",
                  "fallback", "consecutive_failures", "throttle", "server_name", "client_ca", "POST too", "and `5xx`"):
         assert word in r.stdout, word
 
@@ -760,6 +864,26 @@ def test_the_schema_and_the_loader_agree():
                    *({"upstreams": {"socket": {"usage": {"estimate": wrong}}}} for wrong in (0, 1001, "many")),
                    *({"upstreams": {"socket": {"usage": {"weights": {"output": wrong}}}}}
                      for wrong in (-1, 1000.5, "1e3", ".5", "1.", "1000.1", "0.1234567", "many")),
+                   {"store": {"kind": "redis"}}, {"store": {"file": "/run/weir/"}}, {"store": {"path": "/run/weir"}},
+                   *({"dedup": {"jobs": {"key": wrong}}}
+                     for wrong in ([], "cloudevent", ["Idempotency-Key"], [{"json": "a"}], [{"json": ""}],
+                                   [{"json": "/a~2"}], [{"json": "/a~"}], [{"json": "/" + "a" * 255}], [{"header": "X P"}],
+                                   [{"query": "a"}], [{"header": "X", "json": "/a"}], [{}], ["cloudevent", "cloudevent"])),
+                   *({"dedup": {"jobs": {"keep_statuses": wrong}}}
+                     for wrong in ("2xx", ["6xx"], ["2XX"], [199], ["600"], ["2x"], ["02xx"], [404, 404], [[]])),
+                   *({"dedup": {"jobs": {"bloom": {"false_positives": wrong}}}}
+                     for wrong in (0, 0.11, 1, "1e-10", "0", "0.2", "1%", "10e-7", "1e6", "many", ".1", "00.1", "2e-1",
+                                   "1.5e-1", "0.0000000001", "9e-10", "1.1e-1")),
+                   *({"dedup": {"jobs": {"bloom": {"expected": wrong}}}} for wrong in (999, 400_000_001, "1e6")),
+                   *({"dedup": {"jobs": {"bypass": wrong}}} for wrong in ("X-R", {"header": "X P"}, {"value": "x"})),
+                   *({"dedup": {"jobs": {field: wrong}}}
+                     for field, wrong in (("methods", []), ("window", "99ms"), ("on_duplicate", "409"), ("exact", "on"),
+                                          ("in_flight", "no"), ("mismatch", 422), ("abandoned", "stop"),
+                                          ("on_unknown", "retry"), ("lease", "2h"), ("max_response", 1023),
+                                          ("memory", "1023"), ("max_keys", 0), ("on_full", "evict"),
+                                          ("on_failure", "local"), ("keep_responses", "1d"), ("required", "no"),
+                                          ("acknowledge", {"status": 199}), ("acknowledge", False), ("keys", []))),
+                   {"dedup": {"Jobs": {}}}, {"dedup": []},
                    {"upstreams": {"socket": {"usage": {"inject": "perhaps"}}}},
                    {"upstreams": {"socket": {"usage": {"weight": {}}}}},
                    *({"upstreams": {"far": wrong}} for wrong in (
@@ -778,8 +902,8 @@ def test_the_schema_and_the_loader_agree():
                        {"throttle": {"shared": "perhaps"}}, {"answer": {"status": 200}}, {"answer": False})),
                    {"listeners": {"local": {"tls": {"ca": "x"}}}}, {"listeners": {"local": {"tls": False}}},
                    *({"listeners": {"local": {"routes": [{"path": "/", "upstream": "socket", **wrong}]}}} for wrong in (
-                       {"models": ["a*b"]}, {"models": "a"}, {"models": [""]}, {"fallback": ["Far"]}, {"fallback": "far"})),
-                   {"dedup": {}}):
+                       {"models": ["a*b"]}, {"models": "a"}, {"models": [""]}, {"fallback": ["Far"]}, {"fallback": "far"},
+                       {"dedup": "Jobs"}, {"dedup": ["jobs"]})), {"http2": True}):
         wrong = harness.merge(base_config(9000, **FULL), change)
         assert run_weir("--check", config=wrong).returncode == 2, change
         assert all_schema_errors(schema, wrong), f"the schema has nothing against {change}"

@@ -84,6 +84,17 @@ static void test_rich_print(void **state)
         "\n        timeout: 1m\n        on_limit:\n          status: 503\n",
         "\n          body: \"costs $$5: \\\"no\\\" # not a comment\"\n",
         "\n    tenant: null\n    routes:\n      - path: /\n",
+        "\nstore:\n  kind: memory\n  file: /var/lib/weir/keys\n",
+        "\n  jobs:\n    key: [{json: \"/job~1id/0\"}, {header: X-Job}, cloudevent, fingerprint]\n    required: true\n"
+        "    methods: [POST]\n    window: 2h\n    on_duplicate: replay\n    acknowledge:\n      status: 204\n"
+        "      body: null\n    in_flight: reject\n    mismatch: ignore\n    abandoned: cancel\n    on_unknown: reject\n"
+        "    keep_statuses: [200, 202, 4xx, 503]\n    lease: 1500ms\n    max_response: 64KiB\n    keep_responses: 30m\n"
+        "    memory: 8MiB\n    max_keys: 5000\n    on_full: reject\n    bloom:\n      expected: 2000\n"
+        "      false_positives: 0.00125\n    exact: true\n    on_failure: open\n    bypass: {header: X-Replay}\n",
+        "\n    on_duplicate: acknowledge\n    acknowledge:\n      status: 202\n      body: \"{\\\"seen\\\":true}\"\n",
+        "\n    exact: false\n",
+        "\n        dedup: null\n",
+        "\n        dedup: jobs\n",
     };
     weir_conf_t *conf = load_right("w.yaml", rich_text);
     char *text = printed(conf);
@@ -191,10 +202,22 @@ static uint64_t table_bytes(const weir_conf_limit_t *limit)
     return (uint64_t)limit->max_keys * 100;
 }
 
+static uint64_t dedup_table_bytes(const weir_conf_dedup_t *dedup)
+{
+    return (uint64_t)dedup->max_keys * 64;
+}
+
+static uint64_t dedup_bloom_bytes(const weir_conf_dedup_t *dedup)
+{
+    return (uint64_t)dedup->bloom.expected * 8;
+}
+
 static void test_memory(void **state)
 {
     static const weir_conf_costs_t costs = {
         .limit_table = table_bytes,
+        .dedup_table = dedup_table_bytes,
+        .dedup_bloom = dedup_bloom_bytes,
         .process = 1 << 20,
         .worker = 1 << 19,
         .connection = 1024,
@@ -207,6 +230,10 @@ static void test_memory(void **state)
                                              "server: {workers: 3, max_connections: 1024, max_buffered: 1MiB}\n"
                                              "limits: {a: {rate: 1/s, max_keys: 1000}, b: {algorithm: concurrency, "
                                              "limit: 1, scope: local, queue: {size: 100, wait: 1s}}}\n"
+                                             "dedup: {e: {max_keys: 1000, memory: 2MiB, bloom: {expected: 2048}}, "
+                                             "f: {exact: false, on_duplicate: reject, in_flight: reject}, "
+                                             "g: {on_duplicate: reject, in_flight: reject}, "
+                                             "h: {on_duplicate: reject, in_flight: wait}}\n"
                                              "upstreams: {u: {url: http://u, connections: {max: 8}}}\n");
     char *text = NULL;
     size_t len;
@@ -224,6 +251,18 @@ static void test_memory(void **state)
     assert_non_null(
         strstr(text, "limits.b, queue.size 100                                          0 B     25.0 KiB\n"));
     assert_null(strstr(text, "limits.a, queue.size"));
+    assert_non_null(
+        strstr(text, "dedup.e, bloom.expected 2048                                      0 B     16.0 KiB\n"));
+    assert_non_null(
+        strstr(text, "dedup.e, max_keys 1000                                            0 B     62.5 KiB\n"));
+    assert_non_null(
+        strstr(text, "dedup.e, answers, memory                                          0 B      2.0 MiB\n"));
+    assert_non_null(strstr(text, "dedup.f, bloom.expected 100000 "));
+    assert_null(strstr(text, "dedup.f, max_keys"));
+    assert_null(strstr(text, "dedup.f, answers"));
+    assert_non_null(strstr(text, "dedup.g, max_keys 100000 "));
+    assert_null(strstr(text, "dedup.g, answers"));
+    assert_non_null(strstr(text, "dedup.h, answers, memory "));
     assert_non_null(
         strstr(text, "callers, server.max_connections 1024                              0 B      1.0 MiB\n"));
     assert_non_null(

@@ -233,6 +233,115 @@ static void test_weight(void **state)
     check_decimals(rows, COUNT_OF(rows), weir_conf_parse_weight, weir_conf_format_weight);
 }
 
+static void test_probability(void **state)
+{
+    static const struct {
+        const char *text;
+        double value;        /* -1: refused */
+        const char *written; /* NULL: as it was */
+    } rows[] = {{"1e-6", 1e-6, NULL},
+                {"1E-6", 1e-6, "1e-6"},
+                {"1e-06", 1e-6, "1e-6"},
+                {"1.0e-6", 1e-6, "1e-6"},
+                {"0.000001", 1e-6, "1e-6"},
+                {"1.25e-7", 1.25e-7, NULL},
+                {"9.87654321e-9", 9.87654321e-9, NULL},
+                {"1e-12", 1e-12, NULL},
+                {"0.001", 0.001, NULL},
+                {"0.0001", 0.0001, NULL},
+                {"0.10", 0.1, "0.1"},
+                {"0.30000000000000004", 0.30000000000000004, NULL},
+                {"0.3333333333333333", 0.3333333333333333, NULL},
+                {"0", 0, NULL},
+                {"1", 1, NULL},
+                {"0.0", 0, "0"},
+                {"1e-999", 0, "0"},
+                {"2.5", 2.5, NULL},
+                {"", -1, NULL},
+                {"e-6", -1, NULL},
+                {"0e-6", -1, NULL},
+                {"10e-7", -1, NULL},
+                {"0.1e-5", -1, NULL},
+                {"1e6", -1, NULL},
+                {"1e+6", -1, NULL},
+                {"1e-", -1, NULL},
+                {"1e", -1, NULL},
+                {"1.e-6", -1, NULL},
+                {".1", -1, NULL},
+                {"1.", -1, NULL},
+                {"01", -1, NULL},
+                {"00.1", -1, NULL},
+                {"-0.1", -1, NULL},
+                {"+0.1", -1, NULL},
+                {"0,1", -1, NULL},
+                {"1%", -1, NULL},
+                {"0x1p-3", -1, NULL},
+                {"nan", -1, NULL},
+                {"inf", -1, NULL},
+                {" 0.1", -1, NULL},
+                {"0.1 ", -1, NULL},
+                {"0.1f", -1, NULL},
+                {"0.00000000000000000000000000000000000000001", -1, NULL}},
+      *row;
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
+        double value = -1;
+        char text[WEIR_CONF_SCALAR_BYTES_MAX];
+        const char *right = weir_conf_parse_probability(row->text, &value);
+        check_verdict(row->text, right, row->value >= 0);
+        if (right != NULL)
+            continue;
+        assert_true(value == row->value);
+        weir_conf_format_probability(value, text);
+        assert_string_equal(text, row->written != NULL ? row->written : row->text);
+    }
+}
+
+static void test_json_pointers(void **state)
+{
+    static const struct {
+        const char *text;
+        bool is_right;
+    } rows[] = {{"/job_id", true},  {"/a/0/b", true},    {"/", true},       {"//", true},
+                {"/a~0b~1c", true}, {"/\xc3\xa9", true}, {"/a b", true},    {"", false},
+                {"a", false},       {"a/b", false},      {"#/a", false},    {"/a~", false},
+                {"/~2", false},     {"/~~0", false},     {"/a\x01", false}, {"/a\x7f", false}},
+      *row;
+    for (row = rows; row < rows + COUNT_OF(rows); ++row)
+        check_verdict(row->text, weir_conf_parse_json_pointer(row->text), row->is_right);
+    char text[258] = "/";
+    memset(text + 1, 'a', 254);
+    assert_null(weir_conf_parse_json_pointer(text));
+    text[255] = 'a';
+    assert_non_null(weir_conf_parse_json_pointer(text));
+}
+
+static void test_headers_of_a_dedup(void **state)
+{
+    static const struct {
+        const char *text;
+        bool of_key, of_bypass;
+    } rows[] = {{"Idempotency-Key", true, true},
+                {"X-Replay", true, true},
+                {"Content-Digest", true, false},
+                {"ce-id", true, true},
+                {"Accept", true, false},
+                {"Content-Type", false, false},
+                {"Content-Length", false, false},
+                {"Host", false, false},
+                {"Cookie", false, false},
+                {"AUTHORIZATION", false, false},
+                {"x-api-key", false, false},
+                {"Transfer-Encoding", false, false},
+                {"traceparent", false, false},
+                {"X Y", false, false},
+                {"", false, false}},
+      *row;
+    for (row = rows; row < rows + COUNT_OF(rows); ++row) {
+        check_verdict(row->text, weir_conf_parse_dedup_header(row->text), row->of_key);
+        check_verdict(row->text, weir_conf_parse_bypass_header(row->text), row->of_bypass);
+    }
+}
+
 static void test_percent(void **state)
 {
     static const decimal_row_t rows[] = {
@@ -589,7 +698,8 @@ int main(void)
         cmocka_unit_test(test_url),           cmocka_unit_test(test_paths),
         cmocka_unit_test(test_words_of_http), cmocka_unit_test(test_sha256),
         cmocka_unit_test(test_models),        cmocka_unit_test(test_names_and_secrets),
-        cmocka_unit_test(test_yaml_text),
+        cmocka_unit_test(test_yaml_text),     cmocka_unit_test(test_probability),
+        cmocka_unit_test(test_json_pointers), cmocka_unit_test(test_headers_of_a_dedup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

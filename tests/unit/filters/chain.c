@@ -55,6 +55,16 @@ static weir_verdict_t fake_wake(void *instance, weir_request_t *request, void *s
     return verdict(says_when_woken[filter - 'a'], filter);
 }
 
+static bool says_when_renewed[3];
+
+static bool fake_renew(void *instance, weir_request_t *request, void *state)
+{
+    char filter = *(char *)instance;
+    check_state(state, filter);
+    note("=", filter);
+    return says_when_renewed[filter - 'a'];
+}
+
 static void fake_head(void *instance, weir_request_t *request, void *state, weir_answer_t *answer)
 {
     check_state(state, *(char *)instance);
@@ -93,8 +103,8 @@ static void *fake_create(char filter)
         return fake_create(*#name);                                                                              \
     }                                                                                                            \
     static const weir_filter_t fake_##name = {                                                                   \
-        #name,    sizeof(fake_state_t), create_##name, fake_destroy, fake_admit, fake_wake, fake_head, fake_tap, \
-        fake_done};
+        #name,      sizeof(fake_state_t), create_##name, fake_destroy, fake_admit, fake_wake,                    \
+        fake_renew, fake_head,            fake_tap,      fake_done};
 FAKE(a)
 FAKE(b)
 FAKE(c)
@@ -194,6 +204,41 @@ static void test_a_filter_without_the_later_phases(void **state)
     test_request_destroy(test);
 }
 
+static void test_renewal(void **state)
+{
+    static const struct {
+        weir_verdict_kind_t says[3];
+        bool when_renewed[3], goes_on;
+        const char *events;
+    } table[] = {
+        {{P, P, P}, {true, true, true}, true, "a+ b+ c+ a= b= c="},
+        {{P, P, P}, {true, false, true}, false, "a+ b+ c+ a= b= c="}, /* all are asked, whatever the others say */
+        {{P, P, P}, {false, false, false}, false, "a+ b+ c+ a= b= c="},
+        {{P, W, P}, {true, true, false}, true, "a+ b+ a= b="}, /* those that were entered */
+    };
+    test_request_t *test = test_request_create();
+    weir_chain_t *chain = chain_of(&fake_b, test), *bare = chain_of(&fake_bare, test);
+    for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i) {
+        weir_chain_run_t run = {0};
+        events[0] = '\0';
+        memcpy(says, table[i].says, sizeof(says));
+        memcpy(says_when_renewed, table[i].when_renewed, sizeof(says_when_renewed));
+        (void)weir_chain_admit(chain, &run, &test->request);
+        assert_int_equal(weir_chain_renew(chain, &run, &test->request), table[i].goes_on);
+        assert_string_equal(events, table[i].events);
+        finish(chain, &run, test);
+    }
+    weir_chain_run_t run = {0};
+    memset(says, P, sizeof(says));
+    memcpy(says_when_renewed, (bool[]){true, false, true}, sizeof(says_when_renewed));
+    (void)weir_chain_admit(bare, &run, &test->request);
+    assert_true(weir_chain_renew(bare, &run, &test->request)); /* who has no say agrees */
+    finish(bare, &run, test);
+    weir_chain_destroy(bare);
+    weir_chain_destroy(chain);
+    test_request_destroy(test);
+}
+
 static void test_a_request_that_was_never_admitted(void **state)
 {
     test_request_t *test = test_request_create();
@@ -273,7 +318,7 @@ static void test_every_request_is_named(void **state)
         weir_memory_store_create((const uint8_t[64]){1, 2, 3}, (weir_store_teller_t){tell_nobody, NULL});
     for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i) {
         test_request_t *test = test_request_create();
-        weir_answer_t answer = {.status = 200, .add = on_add};
+        weir_answer_t answer = {.status = 200, .own = !table[i].has_route, .add = on_add};
         weir_outcome_t outcome = {.reason = table[i].reason, .status = 200};
         test->conf.tenant.default_tenant = NULL;
         test->request.route = table[i].has_route ? &test->route : NULL;
@@ -345,6 +390,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_a_filter_without_the_later_phases),
+        cmocka_unit_test(test_renewal),
         cmocka_unit_test(test_a_request_that_was_never_admitted),
         cmocka_unit_test(test_instances),
         cmocka_unit_test(test_an_instance_is_found_by_its_name),
