@@ -54,6 +54,8 @@ void weir_conf_schema_array(weir_conf_json_t *json, const weir_conf_field_t *fie
 void weir_conf_schema_object(weir_conf_json_t *json, const weir_conf_field_t *field, const char *pattern);
 /* An entry: text that matches, or one of the words, or something that is inserted. */
 void weir_conf_schema_items(weir_conf_json_t *json, const char *pattern, bool or_number);
+/* A mapping: keys of this pattern, values of the other one, or null. */
+void weir_conf_schema_pairs(weir_conf_json_t *json, const weir_conf_field_t *field, const char *keys, const char *values);
 void weir_conf_schema_word_items(weir_conf_json_t *json, const char *const *words);
 
 /* Members of a schema object: text of these lengths that matches; `or_number`: a number is as good. */

@@ -584,17 +584,7 @@ PRINT(api_keys)
 
 SCHEMA(api_keys)
 {
-    weir_conf_schema_object(json, field, "^[0-9A-Fa-f]{64}$");
-    weir_conf_json_open(json, '{');
-    weir_conf_json_key(json, "anyOf");
-    weir_conf_json_open(json, '[');
-    weir_conf_schema_items(json, WEIR_CONF_PATTERN_TENANT, true);
-    weir_conf_json_open(json, '{');
-    weir_conf_json_member_text(json, "type", "null");
-    weir_conf_json_close(json, '}');
-    weir_conf_json_close(json, ']');
-    weir_conf_json_close(json, '}');
-    weir_conf_json_close(json, '}');
+    weir_conf_schema_pairs(json, field, "^[0-9A-Fa-f]{64}$", WEIR_CONF_PATTERN_TENANT);
 }
 
 PRINT(overrides)

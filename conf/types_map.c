@@ -73,7 +73,7 @@ static void print_pair(FILE *out, const char *name, const char *value, int inden
     fputc('\n', out);
 }
 
-static void schema_pairs(weir_conf_json_t *json, const weir_conf_field_t *field, const char *keys, const char *values)
+void weir_conf_schema_pairs(weir_conf_json_t *json, const weir_conf_field_t *field, const char *keys, const char *values)
 {
     weir_conf_schema_object(json, field, keys);
     weir_conf_json_open(json, '{');
@@ -147,7 +147,7 @@ PRINT(header_values)
 
 SCHEMA(header_values)
 {
-    schema_pairs(json, field, WEIR_CONF_PATTERN_HEADER, "^[\\t\\n\\r -~]{0,8192}$");
+    weir_conf_schema_pairs(json, field, WEIR_CONF_PATTERN_HEADER, "^[\\t\\n\\r -~]{0,8192}$");
 }
 
 /* ---- parameters of a query ---- */
@@ -240,7 +240,7 @@ PRINT(query_values)
 
 SCHEMA(query_values)
 {
-    schema_pairs(json, field, "^.{1,128}$", NULL);
+    weir_conf_schema_pairs(json, field, "^.{1,128}$", NULL);
 }
 
 /* ---- models ---- */
@@ -286,7 +286,7 @@ PRINT(model_names)
 SCHEMA(model_names)
 {
     static const char pattern[] = "^[^*\\x00-\\x1f\\x7f]{1,256}$";
-    schema_pairs(json, field, pattern, pattern);
+    weir_conf_schema_pairs(json, field, pattern, pattern);
 }
 
 /* ---- the types ---- */
