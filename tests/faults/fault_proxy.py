@@ -206,7 +206,7 @@ class FaultProxy:
         self.connections = self.requests = 0
         self.wire = bytearray()
         self._pairs = set()
-        self._listener = self._bound(0)
+        self._listener = self._bound(harness.free_port())
         self.port = self._listener.getsockname()[1]
         harness._ports_given.add(self.port)
         self.url = f"http://127.0.0.1:{self.port}"

@@ -14,6 +14,7 @@ import time
 
 import harness
 from harness import CLOSE, HALF_CLOSE, LAST_CHUNK, RESET, WAIT_GONE, base_config, chunk, merge, reply, wait_until
+from support import let_it_count
 
 OK = reply(200, b"ok")
 DIALECTS = ("plain", "openai", "anthropic")
@@ -188,6 +189,7 @@ def transitions(w, to, upstream="agent", **labels):
 
 def outcomes(w, upstream="agent"):
     """{outcome: count} of the tries at one upstream."""
+    let_it_count(w)
     found = {}
     for (name, have), value in w.metrics().items():
         have = dict(have)

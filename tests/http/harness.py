@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+import random
 import re
 import resource
 import select
@@ -74,15 +75,19 @@ def rss_kb_allowed(megabytes):
 # ---------------------------------------------------------------------------------------------- ports, configuration
 
 _ports_given = set()
+_ports_from = random.SystemRandom()
+_ports_below = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 def free_port(host="127.0.0.1"):
-    """A port nobody listens on, and that this process has not handed out before."""
+    """A port nobody listens on, and that this process has not handed out before; below those the system gives to outgoing
+    connections and to port 0, one of which could take it before its listener does."""
     for _ in range(200):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
-            s.bind((host, 0))
-            port = s.getsockname()[1]
-        if port not in _ports_given:
+        port = _ports_from.randrange(10000, _ports_below)
+        if port in _ports_given:
+            continue
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s, contextlib.suppress(OSError):
+            s.bind((host, port))
             _ports_given.add(port)
             return port
     raise AssertionError("no free port")

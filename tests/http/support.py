@@ -8,7 +8,7 @@ import time
 import uuid
 
 import harness
-from harness import connect, get, request, wait_until
+from harness import Deadline, connect, get, request, wait_until
 
 # ------------------------------------------------------------------------------------------------ configuration errors
 
@@ -506,8 +506,15 @@ def deduped(up, dedup=None, route=None, **more):
     return harness.base_config(url, dedup={"once": dedup or {}}, route=harness.merge({"dedup": "once"}, route or {}), **more)
 
 
+def let_it_count(w):
+    """Until no request is in flight, one second at most: a request is counted a moment after its answer's last byte."""
+    with contextlib.suppress(Deadline):
+        w.wait_metric("weir_in_flight", 0, timeout=1)
+
+
 def dedup_results(w, name="once"):
     """{result: count} of a dedup, without those that are 0."""
+    let_it_count(w)
     return {dict(have)["result"]: int(v) for (n, have), v in w.metrics().items()
             if n == "weir_dedup_total" and dict(have)["dedup"] == name and v}
 
