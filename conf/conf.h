@@ -114,8 +114,6 @@ static inline bool weir_conf_statuses_has(const weir_conf_statuses_t *statuses, 
     return status >= 200 && status <= 599 && (statuses->bits[(status - 100) / 64] >> (status - 100) % 64 & 1) != 0;
 }
 
-typedef enum { WEIR_STORE_MEMORY, WEIR_STORE_REDIS } weir_conf_store_kind_t;
-
 /* A header field, or a parameter of a query: then both are percent-encoded, as they go up. */
 typedef struct {
     const char *name, *value;
@@ -195,10 +193,12 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_host(key) weir_conf_host_t, key
 #define WEIR_CONF_TYPE_host_name(key) const char *, key /* lower case, no port */
 #define WEIR_CONF_TYPE_in_flight(key) weir_conf_in_flight_t, key
+#define WEIR_CONF_TYPE_key_name(key) const char *, key /* what names of keys begin with; "" is nothing */
 #define WEIR_CONF_TYPE_key_parts(key) WEIR_CONF_ENTRIES(weir_conf_key_part_t), key
 #define WEIR_CONF_TYPE_limit_mode(key) weir_conf_limit_mode_t, key
 #define WEIR_CONF_TYPE_limit_names(key) WEIR_CONF_ENTRIES(size_t), key /* indices into limits */
 #define WEIR_CONF_TYPE_limit_scope(key) weir_conf_limit_scope_t, key
+#define WEIR_CONF_TYPE_limit_on_failure(key) weir_conf_limit_on_failure_t, key
 #define WEIR_CONF_TYPE_log_level(key) weir_conf_log_level_t, key
 #define WEIR_CONF_TYPE_log_target(key) const char *, key /* "stdout", "stderr", "none" or a file's path */
 #define WEIR_CONF_TYPE_methods(key) weir_conf_strings_t, key
@@ -211,6 +211,7 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_overrides(key) WEIR_CONF_ENTRIES(struct weir_conf_override), key /* sorted by name */
 #define WEIR_CONF_TYPE_own_header(key) const char *, key
 #define WEIR_CONF_TYPE_own_headers(key) weir_conf_strings_t, key
+#define WEIR_CONF_TYPE_password(key) const char *, key
 #define WEIR_CONF_TYPE_path(key) const char *, key
 #define WEIR_CONF_TYPE_percent(key) int64_t, key##_ppm /* 25% is 250000 */
 #define WEIR_CONF_TYPE_precision(key) weir_conf_precision_t, key
@@ -220,14 +221,17 @@ typedef weir_conf_log_level_t weir_log_level_t;
 #define WEIR_CONF_TYPE_probability(key) double, key
 #define WEIR_CONF_TYPE_query_values(key) WEIR_CONF_ENTRIES(weir_conf_pair_t), key
 #define WEIR_CONF_TYPE_rate(key) weir_conf_rate_t, key
+#define WEIR_CONF_TYPE_redis_mode(key) weir_conf_redis_mode_t, key
 #define WEIR_CONF_TYPE_removed_headers(key) weir_conf_strings_t, key
 #define WEIR_CONF_TYPE_retry_methods(key) weir_conf_strings_t, key
 #define WEIR_CONF_TYPE_secret(key) const char *, key
-#define WEIR_CONF_TYPE_server_name(key) const char *, key /* NULL: the url's host */
+#define WEIR_CONF_TYPE_server_addresses(key) weir_conf_strings_t, key /* host:port, [v6]:port or unix:///path */
+#define WEIR_CONF_TYPE_server_name(key) const char *, key /* NULL: the url's or the address's host */
 #define WEIR_CONF_TYPE_size(key) uint64_t, key##_bytes
 #define WEIR_CONF_TYPE_state_file(key) const char *, key /* an absolute path, or NULL; it need not be there */
 #define WEIR_CONF_TYPE_statuses(key) weir_conf_statuses_t, key
 #define WEIR_CONF_TYPE_store_kind(key) weir_conf_store_kind_t, key
+#define WEIR_CONF_TYPE_sync(key) weir_conf_sync_t, key
 #define WEIR_CONF_TYPE_tenant_or_refuse(key) const char *, key##_tenant /* NULL: refuse */
 #define WEIR_CONF_TYPE_tenant_sources(key) WEIR_CONF_ENTRIES(weir_conf_tenant_source_t), key
 #define WEIR_CONF_TYPE_text(key) const char *, key
@@ -316,6 +320,11 @@ typedef struct {
     uint64_t tls_context;    /* a listener's or an upstream's own, without its files */
     uint64_t tls_sessions;   /* that a worker keeps of an upstream */
     uint64_t tls_system;     /* the system's authorities */
+    uint64_t redis_process;  /* code that Redis needs, and scripts */
+    uint64_t redis_link;     /* an idle connection to Redis */
+    uint64_t redis_reply;    /* what is read of it at once, beyond the largest answer that is kept there */
+    uint64_t redis_ask;      /* what a request asks there */
+    uint64_t redis_slices;   /* of limits that are taken ahead, all of them */
 } weir_conf_costs_t;
 
 /* --check: what it comes to in memory, idle and at worst, table by table, with a warning where that is over the

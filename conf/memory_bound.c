@@ -43,8 +43,15 @@ static void add(bound_t *bound, const char *what, uint64_t idle_bytes, uint64_t 
     bound->worst_bytes += worst_bytes;
 }
 
+static bool is_redis(const weir_conf_t *conf)
+{
+    return conf->store.kind == WEIR_STORE_REDIS;
+}
+
 static bool speaks_tls(const weir_conf_t *conf)
 {
+    if (is_redis(conf) && conf->store.redis.tls.enabled)
+        return true;
     for (size_t i = 0; i < conf->listeners.size; ++i)
         if (conf->listeners.entries[i].tls.cert != NULL)
             return true;
@@ -68,18 +75,31 @@ static void add_process(bound_t *bound, const weir_conf_t *conf, const weir_conf
     add(bound, "configuration, twice while it is reloaded", own, 2 * own);
 }
 
+static bool takes_slices(const weir_conf_t *conf, const weir_conf_limit_t *limit)
+{
+    bool is_ahead = is_redis(conf) && conf->store.redis.sync == WEIR_SYNC_LEASE && limit->scope == WEIR_SCOPE_SHARED;
+    bool is_strict = limit->algorithm == WEIR_LIMIT_CONCURRENCY ||
+                     (limit->algorithm == WEIR_LIMIT_SLIDING_WINDOW && limit->precision == WEIR_PRECISION_EXACT);
+    return is_ahead && !is_strict;
+}
+
+/* With Redis the tables are for when it is down. */
 static void add_limits(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
 {
+    bool has_slices = false;
     for (size_t i = 0; i < conf->limits.size; ++i) {
         const weir_conf_limit_t *limit = &conf->limits.entries[i];
         char what[160];
         snprintf(what, sizeof(what), "limits.%s, max_keys %" PRId64, limit->name, limit->max_keys);
         add(bound, what, 0, costs->limit_table(limit));
+        has_slices |= takes_slices(conf, limit);
         if (limit->queue.size == 0)
             continue;
         snprintf(what, sizeof(what), "limits.%s, queue.size %" PRId64, limit->name, limit->queue.size);
         add(bound, what, 0, (uint64_t)limit->queue.size * costs->waiter);
     }
+    if (has_slices)
+        add(bound, "limits, slices taken ahead", 0, costs->redis_slices);
 }
 
 /* Streams are made only where somebody may read them. */
@@ -88,19 +108,26 @@ static bool holds_answers(const weir_conf_dedup_t *dedup)
     return dedup->on_duplicate == WEIR_ON_DUPLICATE_REPLAY || dedup->in_flight == WEIR_IN_FLIGHT_WAIT;
 }
 
+static void add_dedup_keys(bound_t *bound, const weir_conf_dedup_t *dedup, const weir_conf_costs_t *costs)
+{
+    char what[160];
+    snprintf(what, sizeof(what), "dedup.%s, bloom.expected %" PRId64, dedup->name, dedup->bloom.expected);
+    add(bound, what, 0, costs->dedup_bloom(dedup));
+    if (!dedup->exact)
+        return;
+    snprintf(what, sizeof(what), "dedup.%s, max_keys %" PRId64, dedup->name, dedup->max_keys);
+    add(bound, what, 0, costs->dedup_table(dedup));
+}
+
 static void add_dedups(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
 {
     for (size_t i = 0; i < conf->dedup.size; ++i) {
         const weir_conf_dedup_t *dedup = &conf->dedup.entries[i];
         char what[160];
-        snprintf(what, sizeof(what), "dedup.%s, bloom.expected %" PRId64, dedup->name, dedup->bloom.expected);
-        add(bound, what, 0, costs->dedup_bloom(dedup));
-        if (!dedup->exact)
-            continue;
-        snprintf(what, sizeof(what), "dedup.%s, max_keys %" PRId64, dedup->name, dedup->max_keys);
-        add(bound, what, 0, costs->dedup_table(dedup));
+        if (!is_redis(conf))
+            add_dedup_keys(bound, dedup, costs);
         snprintf(what, sizeof(what), "dedup.%s, answers, memory", dedup->name);
-        if (holds_answers(dedup))
+        if (dedup->exact && holds_answers(dedup))
             add(bound, what, 0, dedup->memory_bytes);
     }
 }
@@ -173,6 +200,46 @@ static void add_upstreams(bound_t *bound, const weir_conf_t *conf, const weir_co
         add(bound, "the system's authorities", costs->tls_system, 2 * costs->tls_system);
 }
 
+/* Each worker, and control, has its own to every server: a cluster is taken for one of 16 masters at most. */
+static uint64_t count_links(const weir_conf_t *conf)
+{
+    static const uint64_t servers[] = {[WEIR_REDIS_SINGLE] = 1, [WEIR_REDIS_SENTINEL] = 2, [WEIR_REDIS_CLUSTER] = 16};
+    return ((uint64_t)conf->server.workers + 1) * servers[conf->store.redis.mode];
+}
+
+/* A whole answer comes in one reply, and is there as it was read and taken apart. */
+static uint64_t largest_reply(const weir_conf_t *conf, const weir_conf_costs_t *costs)
+{
+    uint64_t largest = 0;
+    for (size_t i = 0; i < conf->dedup.size; ++i) {
+        const weir_conf_dedup_t *dedup = &conf->dedup.entries[i];
+        if (dedup->exact && holds_answers(dedup) && dedup->max_response_bytes > largest)
+            largest = dedup->max_response_bytes;
+    }
+    return 2 * largest + costs->redis_reply;
+}
+
+static void add_redis_tls(bound_t *bound, const weir_conf_redis_tls_t *tls, uint64_t links, const weir_conf_costs_t *costs)
+{
+    uint64_t authorities = tls->ca != NULL ? parsed_bytes(tls->ca) : costs->tls_system;
+    uint64_t idle = costs->tls_context + authorities + parsed_bytes(tls->cert) + links * costs->tls_connection;
+    add(bound, "store.redis, TLS", idle, idle + links * (costs->tls_records + costs->tls_peer));
+}
+
+static void add_redis(bound_t *bound, const weir_conf_t *conf, const weir_conf_costs_t *costs)
+{
+    uint64_t links = count_links(conf), connections = (uint64_t)conf->server.max_connections;
+    if (!is_redis(conf))
+        return;
+    char what[160];
+    add(bound, "store.redis", costs->redis_process, costs->redis_process);
+    snprintf(what, sizeof(what), "store.redis, connections %" PRIu64, links);
+    add(bound, what, links * costs->redis_link, links * (costs->redis_link + largest_reply(conf, costs)));
+    if (conf->store.redis.tls.enabled)
+        add_redis_tls(bound, &conf->store.redis.tls, links, costs);
+    add(bound, "store.redis, what a request on each connection asks", 0, connections * costs->redis_ask);
+}
+
 static void warn(const bound_t *bound)
 {
     uint64_t limit_bytes = weir_conf_cgroup_memory_bytes("/");
@@ -196,6 +263,7 @@ void weir_conf_print_memory(const weir_conf_t *conf, const weir_conf_costs_t *co
     add_dedups(&bound, conf, costs);
     add_callers(&bound, conf, costs);
     add_upstreams(&bound, conf, costs);
+    add_redis(&bound, conf, costs);
     write_line(out, "in all", bound.idle_bytes, bound.worst_bytes);
     warn(&bound);
 }

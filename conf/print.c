@@ -120,39 +120,88 @@ void weir_conf_print(const weir_conf_t *conf, FILE *out)
     print_section(&(printer_t){out, conf}, weir_conf_section_root(), conf, 0, "");
 }
 
-/* ---- what a reload does not change ---- */
+/* ---- what differs ---- */
 
-static char *value_text(const weir_conf_t *conf, const weir_conf_field_t *field, const void *row)
+/* What stands behind the field's colon, up to the end of the line if it is one value. */
+static char *field_text(const weir_conf_t *conf, const weir_conf_field_t *field, const void *row)
 {
     char *text = NULL;
     size_t len;
     FILE *out = open_memstream(&text, &len);
     if (out == NULL)
         abort();
-    field->type->print(out, conf, field, row, 0);
+    print_field(&(printer_t){out, conf}, field, row, 0);
     if (fclose(out) != 0)
         abort();
-    text[strcspn(text, "\n")] = '\0';
+    if (field->kind == WEIR_CONF_VALUE)
+        text[strcspn(text, "\n")] = '\0';
     return text;
 }
 
-static void note_section(FILE *out, const char *path, const weir_conf_section_t *section, const weir_conf_t *running,
-                         const void *running_row, const weir_conf_t *loaded, const void *loaded_row)
+bool weir_conf_is_same(const weir_conf_t *conf, const weir_conf_field_t *field, const void *row, const void *other)
+{
+    char *one = field_text(conf, field, row), *two = field_text(conf, field, other);
+    bool is_same = strcmp(one, two) == 0;
+    free(one);
+    free(two);
+    return is_same;
+}
+
+/* Of a secret, which is not printed. */
+static bool is_other_secret(const weir_conf_field_t *field, const void *row, const void *other)
+{
+    const char *one = *(const char *const *)weir_conf_member_const(field, row);
+    const char *two = *(const char *const *)weir_conf_member_const(field, other);
+    return one != NULL && two != NULL && strcmp(one, two) != 0;
+}
+
+typedef struct {
+    FILE *out;
+    const weir_conf_t *running, *loaded;
+} notes_t;
+
+static void note_value(const notes_t *notes, const char *path, const weir_conf_field_t *field, const void *running,
+                       const void *loaded)
+{
+    char *before = field_text(notes->running, field, running), *after = field_text(notes->loaded, field, loaded);
+    size_t skip = strlen(field->key) + 1;
+    if (strcmp(before, after) != 0)
+        fprintf(notes->out, "%s:%s takes effect at the next start; until then it is%s\n", path, after + skip, before + skip);
+    else if (weir_conf_is_secret(field) && is_other_secret(field, running, loaded))
+        fprintf(notes->out, "%s: another one takes effect at the next start\n", path);
+    free(before);
+    free(after);
+}
+
+/* Of a mapping that is on or off, all of it or none is read at the start alone. */
+static void note_switch(const notes_t *notes, const char *path, const weir_conf_section_t *section, const void *running,
+                        const void *loaded)
+{
+    const weir_conf_field_t *is_enabled = weir_conf_section_find(section, WEIR_CONF_SWITCH);
+    const weir_conf_field_t *first = weir_conf_section_find(section, WEIR_CONF_VALUE);
+    if (is_enabled == NULL || first == NULL || first->reload != RESTART)
+        return;
+    bool before = *(const bool *)weir_conf_member_const(is_enabled, running);
+    bool after = *(const bool *)weir_conf_member_const(is_enabled, loaded);
+    if (before != after)
+        fprintf(notes->out, "%s: %s takes effect at the next start; until then it is %s\n", path, after ? "true" : "false",
+                before ? "true" : "false");
+}
+
+static void note_section(const notes_t *notes, const char *path, const weir_conf_section_t *section, const void *running,
+                         const void *loaded)
 {
     for (size_t i = 0; i < section->field_count; ++i) {
         const weir_conf_field_t *field = &section->fields[i];
         char inner[128];
         snprintf(inner, sizeof(inner), "%s%s%s", path, *path == '\0' ? "" : ".", field->key);
-        if (field->kind == WEIR_CONF_SECTION)
-            note_section(out, inner, field->section(), running, weir_conf_member_const(field, running_row), loaded,
-                         weir_conf_member_const(field, loaded_row));
-        if (field->kind != WEIR_CONF_VALUE || field->reload != RESTART)
-            continue;
-        char *before = value_text(running, field, running_row), *after = value_text(loaded, field, loaded_row);
-        if (strcmp(before, after) != 0)
-            fprintf(out, "%s:%s takes effect at the next start; until then it is%s\n", inner, after, before);
-        free(before);
-        free(after);
+        if (field->kind == WEIR_CONF_SECTION) {
+            const void *before = weir_conf_member_const(field, running), *after = weir_conf_member_const(field, loaded);
+            note_switch(notes, inner, field->section(), before, after);
+            note_section(notes, inner, field->section(), before, after);
+        }
+        if (field->kind == WEIR_CONF_VALUE && field->reload == RESTART)
+            note_value(notes, inner, field, running, loaded);
     }
 }
 
@@ -163,7 +212,7 @@ char *weir_conf_restart_notes(const weir_conf_t *running, const weir_conf_t *loa
     FILE *out = open_memstream(&notes, &len);
     if (out == NULL)
         abort();
-    note_section(out, "", weir_conf_section_root(), running, running, loaded, loaded);
+    note_section(&(notes_t){out, running, loaded}, "", weir_conf_section_root(), running, loaded);
     if (fclose(out) != 0)
         abort();
     if (len > 0)

@@ -26,6 +26,7 @@ void weir_conf_check_upstreams(weir_conf_load_t *load); /* rules_upstream.c */
 /* rules_dedup.c */
 void weir_conf_check_dedups(weir_conf_load_t *load);
 void weir_conf_check_route_dedup(weir_conf_load_t *load, const weir_conf_route_t *route, const weir_conf_node_t *node);
-void weir_conf_check_store(weir_conf_load_t *load);
+
+void weir_conf_check_store(weir_conf_load_t *load); /* rules_store.c */
 
 #endif

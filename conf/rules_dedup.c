@@ -1,9 +1,8 @@
-/* What must hold between the fields of a dedup, and of the store: a function for each rule. */
+/* What must hold between the fields of a dedup: a function for each rule. */
 
 #include <inttypes.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 #include "rules.h"
 #include "scalar.h"
 
@@ -190,27 +189,4 @@ void weir_conf_check_route_dedup(weir_conf_load_t *load, const weir_conf_route_t
         weir_conf_fail(load, name,
                        "'%s' looks at none of this route's methods; leave it out, or write them in its methods",
                        dedup->name);
-}
-
-static bool is_same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    return strcmp(a, b) == 0 || (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
-}
-
-/* It is written anew every few seconds. */
-void weir_conf_check_store(weir_conf_load_t *load)
-{
-    const char *file = load->conf->store.file, *other = NULL;
-    if (file == NULL)
-        return;
-    if (load->conf->log.access != NULL && is_same_file(file, load->conf->log.access))
-        other = load->conf->log.access;
-    for (size_t i = 0; i < load->file_count && other == NULL; ++i)
-        if (is_same_file(file, load->files[i]))
-            other = load->files[i];
-    if (other != NULL)
-        weir_conf_fail(load, NODE_AT(load, "store", "file"),
-                       "'%s' is a file of the configuration or the log, and would be overwritten; write another path",
-                       weir_conf_errors_show(load->scratch, other));
 }

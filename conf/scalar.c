@@ -348,6 +348,21 @@ static bool is_host_name(const char *text)
     return strspn(text, "0123456789.") != len || is_numeric(AF_INET, text);
 }
 
+const char *weir_conf_parse_server_address(const char *text, weir_conf_arena_t *scratch)
+{
+    char *host;
+    const char *path, *port_text;
+    uint16_t port;
+    if (strncmp(text, "unix:", 5) == 0)
+        return strncmp(text, "unix://", 7) == 0 ? parse_unix(text, scratch, &path) : unix_right;
+    if (strstr(text, "://") != NULL || strchr(text, '@') != NULL)
+        return "write host:port alone; users, passwords and TLS have fields of their own";
+    if (!split_authority(text, strlen(text), scratch, &host, &port_text) || port_text == NULL ||
+        (*text != '[' && !is_host_name(host)))
+        return "write a host and a port, such as redis:6379 or [::1]:6379, or unix:///path";
+    return parse_port(port_text, &port) ? NULL : "write a port from 1 to 65535";
+}
+
 static const char *parse_http_authority(const char *text, size_t len, weir_conf_arena_t *arena, weir_conf_url_t *url)
 {
     char *host;
@@ -685,6 +700,14 @@ const char *weir_conf_parse_secret(const char *text)
     for (const char *at = text; *at != '\0'; ++at)
         if (*at <= 0x20 || *at >= 0x7f)
             return "write visible ASCII characters without spaces";
+    return *text != '\0' ? NULL : "write at least one character";
+}
+
+const char *weir_conf_parse_password(const char *text)
+{
+    for (const char *at = text; *at != '\0'; ++at)
+        if (*at < ' ' || *at > '~')
+            return "write ASCII characters that can be printed; spaces are fine";
     return *text != '\0' ? NULL : "write at least one character";
 }
 

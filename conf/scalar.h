@@ -23,6 +23,7 @@ const char *weir_conf_parse_probability(const char *text, double *value);
 const char *weir_conf_parse_rate(const char *text, weir_conf_rate_t *rate);
 const char *weir_conf_parse_cidr(const char *text, weir_conf_cidr_t *cidr);
 const char *weir_conf_parse_address(const char *text, weir_conf_arena_t *arena, weir_conf_address_t *address);
+const char *weir_conf_parse_server_address(const char *text, weir_conf_arena_t *scratch); /* of one to connect to */
 const char *weir_conf_parse_url(const char *text, weir_conf_arena_t *arena, weir_conf_url_t *url, const char **prefix);
 const char *weir_conf_parse_prefix(const char *text);
 const char *weir_conf_parse_path(const char *text);         /* of a route */
@@ -44,6 +45,7 @@ const char *weir_conf_parse_name(const char *text); /* of limits, dedups, upstre
 const char *weir_conf_parse_tenant(const char *text);
 const char *weir_conf_parse_sha256(const char *text, uint8_t sha256[32]);
 const char *weir_conf_parse_secret(const char *text);
+const char *weir_conf_parse_password(const char *text);
 const char *weir_conf_parse_log_target(const char *text);
 
 /* Units of durations and sizes, the largest first; the last has the factor 1 or is the smallest. */

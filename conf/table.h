@@ -82,6 +82,8 @@ typedef struct __attribute__((may_alias)) {
 const weir_conf_section_t *weir_conf_section_root(void);
 const weir_conf_section_t *weir_conf_section_limit(void);
 const weir_conf_section_t *weir_conf_section_quota(void);
+const weir_conf_section_t *weir_conf_section_store_redis(void);
+const weir_conf_section_t *weir_conf_section_redis_sentinel(void);
 
 /* The section's field of this kind; NULL if it has none. */
 const weir_conf_field_t *weir_conf_section_find(const weir_conf_section_t *section, weir_conf_row_kind_t kind);
@@ -96,6 +98,9 @@ static inline const void *weir_conf_member_const(const weir_conf_field_t *field,
     return (const char *)row + field->offset;
 }
 
+/* Whether the field of two rows is the same, as it is printed. */
+bool weir_conf_is_same(const weir_conf_t *conf, const weir_conf_field_t *field, const void *row, const void *other);
+
 /* Defaults that depend on other fields: those of `row`, and of `outer`, the mapping that `row` is a part of (NULL: it
  * is none). Both are loaded as far as their fields stand before. */
 void weir_conf_derive_burst(void *row, const void *outer);      /* quota.c; outer: the limit */
@@ -109,6 +114,8 @@ void weir_conf_derive_max_response(void *row, const void *outer);
 void weir_conf_derive_no_dedup(void *row, const void *outer);
 void weir_conf_derive_retry_methods(void *row, const void *outer); /* outer: the upstream */
 void weir_conf_derive_throttle(void *row, const void *outer);      /* outer: an upstream's breaker */
+
+bool weir_conf_is_secret(const weir_conf_field_t *field); /* it is not shown, also not in errors */
 
 #define TYPE(type) extern const weir_conf_type_t weir_conf_type_##type;
 #include "fields/types.def"

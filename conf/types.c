@@ -97,6 +97,11 @@ void weir_conf_schema_ref(weir_conf_json_t *json, const char *name)
     weir_conf_json_close(json, '}');
 }
 
+bool weir_conf_is_secret(const weir_conf_field_t *field)
+{
+    return field->type == &weir_conf_type_secret || field->type == &weir_conf_type_password;
+}
+
 const char *weir_conf_load_text_of(weir_conf_load_t *load, const weir_conf_field_t *field, const weir_conf_node_t *node,
                                    const char *(*parse)(const char *text))
 {
@@ -111,7 +116,7 @@ const char *weir_conf_load_text_of(weir_conf_load_t *load, const weir_conf_field
         right = parse(text);
     if (right == NULL)
         return text;
-    if (field->type == &weir_conf_type_secret)
+    if (weir_conf_is_secret(field))
         weir_conf_fail(load, node, "what stands here is not %s; %s", field->type->what, right);
     else
         weir_conf_fail_value(load, node, field->type->what, right);
@@ -204,6 +209,7 @@ WORD_TYPE(dialect, "a dialect")
 WORD_TYPE(host, "a way to set Host")
 WORD_TYPE(in_flight, "a way to answer duplicates in flight")
 WORD_TYPE(limit_mode, "a mode")
+WORD_TYPE(limit_on_failure, "a way to fail")
 WORD_TYPE(limit_scope, "a scope")
 WORD_TYPE(log_level, "a level")
 WORD_TYPE(mismatch, "a way to answer a mismatch")
@@ -211,6 +217,9 @@ WORD_TYPE(on_duplicate, "a way to answer duplicates")
 WORD_TYPE(on_full, "what becomes of a full table")
 WORD_TYPE(on_unknown, "what follows a lost answer")
 WORD_TYPE(precision, "a precision")
+WORD_TYPE(redis_mode, "a mode")
+WORD_TYPE(store_kind, "a kind of store")
+WORD_TYPE(sync, "a way to ask")
 WORD_TYPE(unit, "a unit of limits")
 
 const weir_conf_type_t weir_conf_type_flag = {.what = "true or false",

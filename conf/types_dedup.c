@@ -223,26 +223,6 @@ SCHEMA(dedup_name)
 
 /* ---- the store ---- */
 
-static const char *const store_words[] = {"memory", NULL};
-
-PARSE(store_kind)
-{
-    if (node->kind == WEIR_CONF_SCALAR && strcmp(node->text, "redis") == 0)
-        weir_conf_fail(load, node, "redis is not there yet; write memory");
-    else
-        weir_conf_word(load, field->type, node);
-}
-
-PRINT(store_kind)
-{
-    fprintf(out, " %s\n", store_words[*(const weir_conf_store_kind_t *)weir_conf_member_const(field, row)]);
-}
-
-SCHEMA(store_kind)
-{
-    weir_conf_schema_words(json, store_words);
-}
-
 static const char *check_file_name(const char *text)
 {
     const char *name = strrchr(text, '/');
@@ -259,6 +239,25 @@ PARSE(state_file)
             weir_conf_absolute(load, weir_conf_keep(load, weir_conf_resolve(load, text)));
 }
 
+/* The {tag} that says where a key lives is weir's own to write. */
+static const char *check_key_name(const char *text)
+{
+    for (const char *at = text; *at != '\0'; ++at)
+        if ((unsigned char)*at < 0x20 || *at == 0x7f || *at == '{' || *at == '}')
+            return "write one without braces and control characters, such as \"weir:\"";
+    return NULL;
+}
+
+PARSE(key_name)
+{
+    weir_conf_set_text_of(load, field, node, row, check_key_name);
+}
+
+SCHEMA(key_name)
+{
+    weir_conf_schema_text(json, "^[^\\u0000-\\u001f\\u007f{}]*$", field->min, field->max, true);
+}
+
 SCHEMA(state_file)
 {
     weir_conf_schema_text(json, "^(.*/)?(?!\\.{1,2}$)[^/]+$", field->min, field->max, true);
@@ -270,13 +269,9 @@ DEFINE_TYPE(dedup_keys, "a list of where the key is found", "write such as [{hea
             "entries", parse_dedup_keys, print_dedup_keys, schema_dedup_keys)
 DEFINE_TYPE(statuses, "a list of statuses", "write such as [2xx, 404]", "entries", parse_statuses, print_statuses,
             schema_statuses)
+DEFINE_TYPE(key_name, "a beginning of names", "write a text, such as \"weir:\"", "bytes", parse_key_name,
+            weir_conf_print_text_field, schema_key_name)
 DEFINE_TYPE(dedup_name, "the name of a dedup", "write the name of one of the dedups", NULL, parse_dedup_name,
             print_dedup_name, schema_dedup_name)
 DEFINE_TYPE(state_file, "a file", "write the path of a file", "bytes", parse_state_file, weir_conf_print_text_field,
             schema_state_file)
-
-const weir_conf_type_t weir_conf_type_store_kind = {.what = "a kind of store",
-                                                    .words = store_words,
-                                                    .parse = parse_store_kind,
-                                                    .print = print_store_kind,
-                                                    .schema = schema_store_kind};

@@ -40,6 +40,39 @@ SCHEMA(address)
         NULL, false);
 }
 
+static const weir_conf_type_t one_server = {.what = "an address",
+                                            .right = "write a host and a port, such as redis:6379, or unix:///path"};
+
+PARSE(server_addresses)
+{
+    weir_conf_strings_t *addresses = weir_conf_member(field, row);
+    if (!weir_conf_begin_list(load, field, node, sizeof(char *), &addresses->entries))
+        return;
+    for (const weir_conf_node_t *child = node->first; child != NULL; child = child->next) {
+        const char *text = child->kind != WEIR_CONF_BROKEN ? weir_conf_scalar(load, &one_server, child) : NULL;
+        const char *right = text != NULL ? weir_conf_parse_server_address(text, load->scratch) : NULL;
+        if (right != NULL)
+            weir_conf_fail_value(load, child, one_server.what, right);
+        if (text == NULL || right != NULL)
+            continue;
+        for (size_t i = 0; i < addresses->size; ++i)
+            if (strcmp(addresses->entries[i], text) == 0)
+                weir_conf_fail_twice(load, child, text);
+        addresses->entries[addresses->size++] = weir_conf_keep(load, text);
+    }
+}
+
+PRINT(server_addresses)
+{
+    weir_conf_print_strings(out, weir_conf_member_const(field, row));
+}
+
+SCHEMA(server_addresses)
+{
+    weir_conf_schema_array(json, field, true);
+    weir_conf_schema_items(json, "^((" PATTERN_HOST "|" PATTERN_V6 "):" PATTERN_PORT "|" PATTERN_UNIX ")$", false);
+}
+
 PARSE(url)
 {
     weir_conf_upstream_t *upstream = row;
@@ -150,6 +183,8 @@ SCHEMA(upstream_name)
 
 DEFINE_TYPE(address, "an address", "write an address and a port, such as 127.0.0.1:8080 or \"*:8080\", or unix:///path",
             NULL, parse_address, print_address, schema_address)
+DEFINE_TYPE(server_addresses, "a list of addresses", "write such as [127.0.0.1:6379], or [unix:///run/redis.sock]", "entries",
+            parse_server_addresses, print_server_addresses, schema_server_addresses)
 DEFINE_TYPE(url, "a url", "write http://host:port, https://host or unix:///path", NULL, parse_url, print_url,
             schema_url)
 DEFINE_TYPE(prefix, "a path", "write one that begins with /", "bytes", parse_prefix, print_prefix, schema_prefix)

@@ -38,7 +38,12 @@ PARSE(secret)
     weir_conf_set_text_of(load, field, node, row, weir_conf_parse_secret);
 }
 
-/* Loads as a token again, if someone should try. */
+PARSE(password)
+{
+    weir_conf_set_text_of(load, field, node, row, weir_conf_parse_password);
+}
+
+/* Loads as one again, if someone should try. */
 PRINT(secret)
 {
     fputs(text_member(field, row) != NULL ? " \"[redacted]\"\n" : " null\n", out);
@@ -52,6 +57,11 @@ SCHEMA(secret)
 PARSE(log_target)
 {
     weir_conf_set_text_of(load, field, node, row, weir_conf_parse_log_target);
+}
+
+SCHEMA(password)
+{
+    weir_conf_schema_text(json, "^[ -~]+$", field->min, field->max, true);
 }
 
 SCHEMA(log_target)
@@ -106,8 +116,10 @@ DEFINE_TYPE(header, "a header's name", "write the name of a header field", "byte
             weir_conf_print_text_field, schema_header)
 DEFINE_TYPE(own_header, "a header's name", "write the name of a header field", "bytes", parse_own_header,
             weir_conf_print_text_field, schema_header)
-DEFINE_TYPE(secret, "a token", "write visible ASCII characters without spaces", "bytes", parse_secret, print_secret,
+DEFINE_TYPE(secret, "a token or a password", "write visible ASCII characters without spaces", "bytes", parse_secret, print_secret,
             schema_secret)
+DEFINE_TYPE(password, "a password", "write ASCII characters that can be printed; spaces are fine", "bytes", parse_password,
+            print_secret, schema_password)
 DEFINE_TYPE(log_target, "a place for the log", "write stdout, stderr, none or the absolute path of a file", "bytes",
             parse_log_target, weir_conf_print_text_field, schema_log_target)
 DEFINE_TYPE(file, "a file", "write the path of a file", "bytes", parse_file, weir_conf_print_text_field, schema_file)

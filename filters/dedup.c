@@ -41,10 +41,11 @@ struct weir_dedups {
     weir_store_key_t **routes; /* of each listener, of each route: what it adds to a key */
 };
 
-/*   IDLE --body--> asked --> RUNNING --> done
+/*   IDLE --body--> asked --> PENDING --> collected: as if answered at once
+ *                    |----> RUNNING --> done
  *                    |----> SHARING --LOST--> asked again
  *                    '----> ANSWERED */
-typedef enum { IDLE, WAITS_FOR_BODY, RUNNING, SHARING, ANSWERED } phase_t;
+typedef enum { IDLE, WAITS_FOR_BODY, PENDING, RUNNING, SHARING, ANSWERED } phase_t;
 
 typedef struct {
     const entry_t *entry;      /* NULL: the route has none, or it is not for this request */
@@ -224,13 +225,13 @@ static weir_verdict_t down(state_t *state, weir_request_t *request)
     if (state->entry->conf->on_failure == WEIR_DEDUP_ON_FAILURE_CLOSED)
         return answer(state, request, WEIR_DEDUP_REJECTED, verdict);
     state->phase = ANSWERED;
+    request->dedup_result = WEIR_DEDUP_NONE; /* what it shared was lost */
     return (weir_verdict_t){.kind = WEIR_PASS};
 }
 
-static weir_verdict_t claim(const weir_dedups_t *self, weir_request_t *request, state_t *state)
+static weir_verdict_t take_claim(const weir_dedups_t *self, weir_request_t *request, state_t *state, weir_store_claim_told_t told)
 {
-    weir_store_claim_t *claim = state->claim;
-    weir_store_claim_told_t told = self->store->claim(self->store, claim, request->now_ns);
+    const weir_store_claim_t *claim = state->claim;
     observe_claim(self, state, request);
     switch (told) {
     case WEIR_STORE_CLAIM_RUN:
@@ -257,11 +258,18 @@ static weir_verdict_t claim(const weir_dedups_t *self, weir_request_t *request, 
                       (weir_verdict_t){.reason = WEIR_REASON_OVERLOADED,
                                        .detail = "there is no room for its dedup key",
                                        .retry_after_ns = FULL_RETRY_NS});
-    case WEIR_STORE_CLAIM_DOWN:
     case WEIR_STORE_CLAIM_PENDING:
+        state->phase = PENDING;
+        return (weir_verdict_t){.kind = WEIR_AWAIT, .until_ns = claim->until_ns, .is_own = claim->is_own};
+    case WEIR_STORE_CLAIM_DOWN:
         break;
     }
     return down(state, request);
+}
+
+static weir_verdict_t claim(const weir_dedups_t *self, weir_request_t *request, state_t *state)
+{
+    return take_claim(self, request, state, self->store->claim(self->store, state->claim, request->now_ns));
 }
 
 static weir_verdict_t begin_claim(const weir_dedups_t *self, weir_request_t *request, state_t *state,
@@ -351,8 +359,11 @@ static weir_verdict_t share_again(const weir_dedups_t *self, weir_request_t *req
 
 static weir_verdict_t dedup_wake(void *instance, weir_request_t *request, void *state_)
 {
+    const weir_dedups_t *self = instance;
     state_t *state = state_;
-    return state->phase == SHARING ? share_again(instance, request, state) : ask(instance, request, state);
+    if (state->phase == PENDING)
+        return take_claim(self, request, state, self->store->claim_collect(self->store, state->claim, request->now_ns));
+    return state->phase == SHARING ? share_again(self, request, state) : ask(self, request, state);
 }
 
 static bool dedup_renew(void *instance, weir_request_t *request, void *state_)
@@ -413,6 +424,8 @@ static void dedup_done(void *instance, weir_request_t *request, void *state_, co
 {
     const weir_dedups_t *self = instance;
     state_t *state = state_;
+    if (state->phase == PENDING)
+        self->store->claim_abandon(self->store, state->claim, outcome->now_ns);
     if (state->entry == NULL || request->dedup_result == WEIR_DEDUP_NONE)
         return;
     if (request->observer != NULL)

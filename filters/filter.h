@@ -90,6 +90,7 @@ typedef struct {
     void (*dedup_forgot_full)(const struct weir_request *request, size_t dedup, size_t keys); /* for want of room */
     void (*dedup_false_positive)(const struct weir_request *request, size_t dedup); /* of the Bloom filters, settled by the
                                                                                      * exact keys */
+    void (*limit_leased)(const struct weir_request *request, size_t limit); /* decided by what was taken ahead */
 } weir_observer_t;
 
 typedef struct weir_request {
@@ -138,7 +139,7 @@ typedef struct weir_request {
     struct weir_stream *lead;
     weir_str_t key_header; /* the field that its dedup key came in, in lower case: Connection does not drop it; or empty */
     bool is_protected; /* a dedup key goes up with it: sent twice, it does no harm */
-    int64_t lease_ns;     /* 0: none; else it is renewed every third of this while it runs */
+    int64_t lease_ns;     /* 0: none; else it is renewed every sixth of this while it runs */
     bool outlives_caller; /* its call goes on when its caller left */
     bool identity_ignored; /* an untrusted peer sent identity headers: the log warns, naming tenant.trusted */
 } weir_request_t;
@@ -163,6 +164,7 @@ typedef struct {
     const char *body; /* in place of weir's own; "" is none; NULL: weir's own */
     bool is_replay;   /* SHARE: it had ended before this request came */
     bool is_raw;      /* NEED_BODY: what the body says in JSON is of no matter */
+    bool is_own;      /* AWAIT: it waits for weir, not for others */
 } weir_verdict_t;
 
 /* The head of an answer on its way to the caller, weir's own ones too. */
@@ -207,7 +209,7 @@ typedef struct weir_filter {
 /* The request's chain, in the order of registry.def. */
 typedef struct weir_chain weir_chain_t;
 
-enum { WEIR_CHAIN_FILTERS_MAX = 8, WEIR_CHAIN_STATE_BYTES = 256 };
+enum { WEIR_CHAIN_FILTERS_MAX = 8, WEIR_CHAIN_STATE_BYTES = 288 };
 
 /* Where one request stands in its chain; embedded in the exchange, zeroed at first. */
 typedef struct {

@@ -8,16 +8,19 @@
 #include "limit_plan.h"
 
 /*   OPEN --early--> REFUSED
- *   OPEN --body--> asked --> PENDING --> asked again ...
+ *   OPEN --body--> asked --> PENDING --> collected: PENDING, CHARGED, REFUSED
  *                    |----> QUEUED ---> asked again, or REFUSED for it took too long
  *                    '----> CHARGED, REFUSED */
-typedef enum { OPEN, PENDING, QUEUED, CHARGED, REFUSED } phase_t;
+typedef enum { OPEN, PENDING, QUEUED, CHARGED, REFUSED, ENDED } phase_t;
+
+static const int64_t DOWN_RETRY_NS = 1000000000;
 
 typedef struct {
     const weir_limit_plan_t *plan;
     weir_store_item_t *items; /* plan->count */
     int64_t begun_ns;         /* when the request came */
     int64_t asked_ns;         /* for the first time */
+    int64_t pending_ns;       /* since when the answer comes from elsewhere */
     int64_t queued_ns;        /* since when it waits in this queue */
     uint8_t queued;           /* the entry whose queue that is */
     uint8_t phase;
@@ -93,6 +96,8 @@ static void observe(const weir_limit_plan_t *plan, const weir_request_t *request
             observer->limit_decided(request, limit, WEIR_DECISION_ADMITTED);
         if (items[i].overflowed)
             observer->limit_overflowed(request, limit);
+        if (items[i].leased)
+            observer->limit_leased(request, limit);
     }
 }
 
@@ -243,6 +248,21 @@ static weir_verdict_t wait_in_queue(const weir_limit_plans_t *self, weir_request
     return refuse(self, request, state, WEIR_REASON_QUEUE_TIMEOUT);
 }
 
+static weir_verdict_t wait_for_store(const weir_limit_plans_t *self, weir_request_t *request, state_t *state)
+{
+    if (state->phase != PENDING)
+        state->pending_ns = request->now_ns;
+    state->phase = PENDING;
+    return (weir_verdict_t){.kind = WEIR_AWAIT, .until_ns = state->pending_ns + self->store->timeout_ns, .is_own = true};
+}
+
+/* Nothing was decided. */
+static weir_verdict_t answer_down(state_t *state)
+{
+    state->phase = ENDED;
+    return (weir_verdict_t){.kind = WEIR_ANSWER, .reason = WEIR_REASON_STORE_DOWN, .retry_after_ns = DOWN_RETRY_NS};
+}
+
 static weir_verdict_t settle(const weir_limit_plans_t *self, weir_request_t *request, state_t *state,
                              weir_store_answer_t answer, bool admitted)
 {
@@ -251,10 +271,10 @@ static weir_verdict_t settle(const weir_limit_plans_t *self, weir_request_t *req
         watch_queue(request, state, request->now_ns);
     if (answer == WEIR_STORE_QUEUED)
         return wait_in_queue(self, request, state);
-    if (answer == WEIR_STORE_PENDING) {
-        state->phase = PENDING;
-        return (weir_verdict_t){.kind = WEIR_AWAIT, .until_ns = state->asked_ns + self->store->timeout_ns};
-    }
+    if (answer == WEIR_STORE_PENDING)
+        return wait_for_store(self, request, state);
+    if (answer == WEIR_STORE_DOWN)
+        return answer_down(state);
     if (!admitted)
         return refuse(self, request, state, reason_of(plan, state->items));
     state->phase = CHARGED;
@@ -392,7 +412,7 @@ static void limit_done(void *instance, weir_request_t *request, void *state_, co
     const weir_limit_plans_t *self = instance;
     const state_t *state = state_;
     if (state->phase == PENDING)
-        self->store->abandon(self->store, request->ticket);
+        self->store->abandon(self->store, state->items, state->plan->count, outcome->now_ns);
     if (state->phase == QUEUED) {
         self->store->leave(self->store, state->items, state->plan->count, outcome->now_ns);
         observe_queue(request, state, outcome->now_ns);

@@ -54,7 +54,8 @@ static uint64_t fold_quota(uint64_t hash, const weir_conf_quota_t *quota)
 
 static uint64_t numbers_of(const weir_conf_limit_t *conf)
 {
-    uint64_t hash = fold_quota(0, &conf->quota);
+    uint64_t hash = fold_number(fold_number(0, conf->scope), conf->on_failure);
+    hash = fold_quota(hash, &conf->quota);
     for (size_t i = 0; i < conf->tenants.size; ++i) {
         const weir_conf_override_t *override = &conf->tenants.entries[i];
         hash = fold_quota(fold(hash, override->tenant, strlen(override->tenant)), &override->quota);
@@ -78,7 +79,12 @@ static weir_conf_limit_t *quotas_create(const weir_conf_limit_t *conf)
         overrides[i] = (weir_conf_override_t){.tenant = names, .quota = override->quota};
         names = stpcpy(names, override->tenant) + 1;
     }
-    *quotas = (weir_conf_limit_t){.algorithm = conf->algorithm, .precision = conf->precision, .quota = conf->quota};
+    *quotas = (weir_conf_limit_t){.algorithm = conf->algorithm,
+                                  .precision = conf->precision,
+                                  .unit = conf->unit,
+                                  .scope = conf->scope,
+                                  .on_failure = conf->on_failure,
+                                  .quota = conf->quota};
     quotas->tenants.entries = overrides;
     quotas->tenants.size = count;
     return quotas;
@@ -145,6 +151,12 @@ static weir_store_limit_t *handle_acquire(weir_memory_limit_t *limit)
                                        .table = limit->table,
                                        .overflow = limit->overflow,
                                        .generation = limit->generation,
+                                       .name = limit->name,
+                                       .algorithm = limit->quotas->algorithm,
+                                       .precision = limit->quotas->precision,
+                                       .unit = limit->quotas->unit,
+                                       .on_failure = limit->quotas->on_failure,
+                                       .is_shared = limit->quotas->scope == WEIR_SCOPE_SHARED,
                                        .next = limit->handles};
         limit->handles = handle;
     }

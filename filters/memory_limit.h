@@ -17,13 +17,20 @@
 
 typedef struct weir_memory_limit weir_memory_limit_t;
 
-/* A limit, for the configurations that have it with the same quotas. */
+/* A limit, for the configurations that have it with the same quotas, scope and on_failure. */
 struct weir_store_limit {
     weir_memory_limit_t *limit;
     const weir_rows_t *rows; /* as the limit has it, and so are the next two */
     weir_key_table_t *table;
     void *overflow;
     uint64_t generation;
+    /* what a store needs to know that keeps the limit elsewhere, too */
+    const char *name; /* as the limit has it */
+    weir_conf_algorithm_t algorithm;
+    weir_conf_precision_t precision;
+    weir_conf_unit_t unit;
+    weir_conf_limit_on_failure_t on_failure;
+    bool is_shared;
     /* Bit s is set, under the lock of shard s, where rows have other quotas now. */
     _Atomic uint64_t is_old;
     _Atomic bool is_old_in_overflow; /* the same of the overflow row */
@@ -47,7 +54,7 @@ struct weir_memory_limit {
     weir_conf_limit_t *quotas;   /* in force; it has no more than these */
     char *name;
     uint64_t identity; /* of what must be the same for the state to be kept */
-    uint64_t numbers;  /* of the quotas */
+    uint64_t numbers;  /* of the quotas, scope and on_failure */
 };
 
 typedef struct {

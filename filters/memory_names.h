@@ -23,6 +23,9 @@ bool weir_memory_names_want(weir_memory_names_t *names, const weir_store_item_t 
 /* `generation`: of the quotas that the item's is one of. */
 void weir_memory_names_note(weir_memory_names_t *names, const weir_store_item_t *item, uint64_t generation,
                             unsigned used_permille, int64_t now_ns, const char *name, size_t len);
+/* The same of a key whose row is elsewhere: it is as the item says, until all is there again. */
+void weir_memory_names_note_told(weir_memory_names_t *names, const weir_store_item_t *item, uint64_t generation,
+                                 unsigned used_permille, int64_t now_ns, const char *name, size_t len);
 /* The quotas change: all names are wanted again. */
 void weir_memory_names_forget(weir_memory_names_t *names);
 /* Of the generation in force, by the rows of the table as they are now; takes the locks of its shards. */

@@ -39,6 +39,9 @@ typedef struct {
     bool holds;                /* a slot, while one of the items after it waits */
 } weir_store_queueing_t;
 
+/* Where an item was charged. */
+typedef enum { WEIR_KEPT_NOWHERE, WEIR_KEPT_MEMORY, WEIR_KEPT_REMOTE } weir_store_kept_t;
+
 typedef enum { WEIR_STORE_FREE, WEIR_STORE_LIMITED, WEIR_STORE_QUEUE_FULL } weir_store_refusal_t;
 
 typedef struct {
@@ -50,10 +53,17 @@ typedef struct {
     int64_t spent;                   /* for settle: what it came to, in the limit's unit */
     weir_store_queueing_t *queueing; /* NULL: it does not wait for a slot */
     bool shadow; /* decided and charged as if enforced, but never in the way of the others; never queued */
+    /* the store's, zero at first */
+    uint8_t kept; /* weir_store_kept_t */
+    struct weir_store_asked *asked; /* what it has asked elsewhere; of the first item */
+    weir_conf_quota_t share; /* that `quota` points to, where this sidecar's part of it is all there is */
+    uint64_t id; /* of what was charged there */
+    bool leased; /* from a slice that was charged there before */
     /* answered */
     bool admitted;                /* by this limit; charged only if all enforced items were admitted */
     bool overflowed;              /* the table was full: decided in the overflow row */
     weir_store_refusal_t refusal; /* where it was not admitted */
+    bool is_unknown;              /* peek: it is kept elsewhere, and was not told */
     int64_t charged_ns;           /* when `cost` was charged; -1: it was not */
     int64_t remaining;            /* after this decision; reservations count as used */
     int64_t reset_ns;             /* until all is there again; -1: never, or nobody knows (slots) */
@@ -71,6 +81,7 @@ typedef enum {
     WEIR_STORE_DECIDED,
     WEIR_STORE_PENDING, /* the answer comes from elsewhere */
     WEIR_STORE_QUEUED,  /* nothing was charged; one of the items waits in its limit's queue for a slot */
+    WEIR_STORE_DOWN,    /* nothing was charged: it cannot be asked, and a limit is closed then (on_failure) */
 } weir_store_answer_t;
 
 /* The state of one dedup, as a configuration has it. */
@@ -95,7 +106,10 @@ typedef struct {
     uint64_t fingerprint;              /* of the request; 0: it is not compared */
     struct weir_stream_reader *reader; /* joins what it is told to share, or to run where that has a stream */
     weir_ticket_t ticket;              /* of the request: told when there is more to read */
+    void *asked; /* the store's, zero at first: what it has asked elsewhere, and what of it runs */
     /* answered */
+    int64_t until_ns;           /* PENDING: when to collect, if nobody told the ticket before */
+    bool is_own;                /* PENDING: it waits for the store, not for what another one runs */
     uint64_t owner;             /* RUN: 0 where nothing is to be ended (`exact` is false) */
     struct weir_stream *stream; /* RUN: to be written, one reference; NULL: nobody will read it */
     bool is_replay;             /* SHARE */
@@ -129,6 +143,17 @@ typedef struct {
 
 enum { WEIR_STORE_CLOSEST_MAX = 20 };
 
+/* What an operator's page asks of a store that keeps it elsewhere. The page is made - peek, reset, claim_peek and dedup_reset are
+ * called - and, where something was asked for, made again once it is told. */
+typedef struct weir_store_look {
+    void (*on_told)(void *context); /* nothing is to come any more; never from within a call of the store */
+    void *context;
+    bool is_over; /* the asker's: what has not come by now, nobody knows */
+    /* the store's */
+    size_t waits;    /* answers to come: what those calls tell is not all until then */
+    bool has_failed; /* of something that was asked for, nobody knows */
+} weir_store_look_t;
+
 struct weir_store {
     bool is_shared; /* other sidecars see what it keeps */
     /* The state of `limit`, kept from an earlier configuration if it has the same name, algorithm, window and key;
@@ -150,12 +175,12 @@ struct weir_store {
                                   weir_ticket_t ticket, bool *admitted);
     /* Gives up the place that one of the items may have in a queue, and all slots that it has. */
     void (*leave)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns);
-    int64_t timeout_ns; /* 0, and no collect and abandon: never PENDING */
+    int64_t timeout_ns; /* 0, and no collect, abandon, claim_collect and claim_abandon: never PENDING */
     /* The answer to a PENDING decision; PENDING again where it is not there and timeout_ns are not over. */
     weir_store_answer_t (*collect)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns,
                                    weir_ticket_t ticket, bool *admitted);
-    /* Nobody will collect: the store refunds what it charged, now or when it hears of it. */
-    void (*abandon)(weir_store_t *store, weir_ticket_t ticket);
+    /* Nobody will collect: the store gives back what it charged, now or when it hears of it. */
+    void (*abandon)(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns);
     /* The request is over: gives back what a decision charged (items as they were answered), as if it had not been; or
      * settles it: a slot is given back, a reservation becomes what was spent, and so does `cost` where the unit is
      * request_bytes: what was spent over it is charged too - there or not: what is not there is a debt - and what was
@@ -185,9 +210,14 @@ struct weir_store {
     weir_store_dedup_t *(*dedup_acquire)(weir_store_t *store, const weir_conf_dedup_t *conf);
     void (*dedup_release)(weir_store_t *store, weir_store_dedup_t *dedup);
     weir_store_claim_told_t (*claim)(weir_store_t *store, weir_store_claim_t *claim, int64_t now_ns);
+    /* The answer to a PENDING claim; PENDING again while it waits for another sidecar's answer. */
+    weir_store_claim_told_t (*claim_collect)(weir_store_t *store, weir_store_claim_t *claim, int64_t now_ns);
+    /* Nobody will: what it was told to run is free for another one. */
+    void (*claim_abandon)(weir_store_t *store, weir_store_claim_t *claim, int64_t now_ns);
     /* What `claim` would tell, without a reader; nothing changes. */
     weir_store_claim_told_t (*claim_peek)(weir_store_t *store, weir_store_claim_t *claim, int64_t now_ns);
-    /* It still runs: to be called every third of `lease`. False: it is another one's now, and must stop. */
+    /* It still runs: to be called every sixth of `lease`. False: it is another one's now, or will be before the next call, and
+     * must stop. */
     bool (*claim_renew)(weir_store_t *store, const weir_store_claim_t *claim, int64_t now_ns);
     /* The end of what was told to RUN, once: it is done, and its stream may be read again; or it is as if it had not been;
      * or its answer was lost after it was sent. The stream is ended by the caller, after that. */
@@ -200,6 +230,11 @@ struct weir_store {
     bool (*dedup_tell)(weir_store_t *store, const char *name, int64_t now_ns, weir_store_dedup_told_t *told);
     /* Answers that are too old, keys whose time is over: to be called now and then. */
     void (*dedup_tidy)(weir_store_t *store, int64_t now_ns);
+    /* NULL: all it keeps is in this process. On one thread, control's: what look_use names is what this thread's calls ask for, up to
+     * the next look_use; NULL: they do not ask. */
+    weir_store_look_t *(*look_open)(weir_store_t *store, void (*on_told)(void *context), void *context);
+    void (*look_use)(weir_store_look_t *look);
+    void (*look_close)(weir_store_look_t *look);
     void (*destroy)(weir_store_t *store);
 };
 

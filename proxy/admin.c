@@ -11,6 +11,7 @@
 #include "page.h"
 #include "problem.h"
 #include "forget.h"
+#include "redis/redis.h"
 #include "reset.h"
 #include "status.h"
 #include "upstream.h"
@@ -173,14 +174,27 @@ static void collect_named(weir_server_t *server)
     }
 }
 
+/* Without Redis the store is this process. */
+static void collect_store(weir_server_t *server)
+{
+    weir_redis_state_t state = {.is_up = true};
+    if (server->redis != NULL) {
+        state = weir_redis_state(server->redis);
+        show(server, WEIR_METRIC_STORE_COMMANDS, "ok");
+        show(server, WEIR_METRIC_STORE_COMMANDS, "timeout");
+        show(server, WEIR_METRIC_STORE_COMMANDS, "error");
+    }
+    set_gauge(server, WEIR_METRIC_STORE_UP, NULL, state.is_up);
+    set_gauge(server, WEIR_METRIC_STORE_DEGRADED, NULL, state.is_degraded);
+}
+
 static void collect(weir_server_t *server)
 {
     const char *version = WEIR_VERSION;
     set_gauge(server, WEIR_METRIC_BUILD_INFO, &version, 1);
     set_gauge(server, WEIR_METRIC_CONFIG_LOADED_TIMESTAMP, NULL, (double)server->loaded_wall_ms / 1000);
     set_gauge(server, WEIR_METRIC_LOG_DROPPED, NULL, (double)weir_log_dropped(server->log));
-    set_gauge(server, WEIR_METRIC_STORE_UP, NULL, 1); /* the store is this process */
-    set_gauge(server, WEIR_METRIC_STORE_DEGRADED, NULL, 0);
+    collect_store(server);
     show(server, WEIR_METRIC_CONFIG_RELOADS, "ok");
     show(server, WEIR_METRIC_CONFIG_RELOADS, "error");
     collect_named(server);

@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-/* In the byte order of the machine: what is kept in a file says which (keep.c). */
+/* In the byte order of the machine: what is kept in a file says which (keep.c), and so does what is kept in Redis
+ * (filters/redis/redis_answer.c): whoever changes this changes their forms, too. */
 typedef struct {
     uint64_t content_length;
     uint32_t status, field_count, no_body, reserved;

@@ -13,6 +13,7 @@ static int64_t left_ns(const weir_exchange_t *exchange)
 static void begin(weir_exchange_t *exchange, weir_waits_t state, int64_t wait_ns, h2o_timeout_cb on_late)
 {
     exchange->wait.state = state;
+    exchange->wait.is_own = false;
     exchange->wait.began_ns = weir_clock_turn_ns;
     exchange->wait.timer.cb = on_late;
     if (wait_ns > left_ns(exchange))
@@ -25,7 +26,9 @@ void weir_await_end(weir_exchange_t *exchange)
 {
     if (exchange->wait.state == WEIR_WAITS_NOT)
         return;
-    exchange->wait.total_ns += weir_clock_turn_ns - exchange->wait.began_ns;
+    int64_t ns = weir_clock_turn_ns - exchange->wait.began_ns;
+    exchange->wait.total_ns += ns;
+    exchange->wait.own_ns += exchange->wait.is_own ? ns : 0;
     exchange->wait.state = WEIR_WAITS_NOT;
     weir_timer_stop(&exchange->wait.timer);
 }
@@ -139,9 +142,14 @@ static void on_body_failed(weir_body_t *body)
         answer_body(exchange, body->failed, NULL);
 }
 
-void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns)
+void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns, bool is_own)
 {
-    begin(exchange, WEIR_WAITS_FOR_TICKET, until_ns - weir_clock_turn_ns, on_late);
+    if (left_ns(exchange) <= 0) {
+        weir_exchange_answer_reason(exchange, WEIR_REASON_TIMEOUT_TOTAL, "it waited for the whole of the route's timeout");
+        return;
+    }
+    begin(exchange, WEIR_WAITS_FOR_TICKET, until_ns > weir_clock_turn_ns ? until_ns - weir_clock_turn_ns : 0, on_late);
+    exchange->wait.is_own = is_own;
     exchange->body->on_progress = on_body_failed;
 }
 

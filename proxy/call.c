@@ -424,6 +424,20 @@ static void watch_probe(weir_call_t *call)
     weir_timer_start(call->request.worker, &call->delay_timer, PROVEN_NS);
 }
 
+static void free_head(weir_call_target_t *target)
+{
+    free(target->head.base);
+    target->head = h2o_iovec_init(NULL, 0);
+}
+
+/* There will be no other try: a long answer does not hold what was asked. */
+static void free_heads(weir_call_t *call)
+{
+    free_head(&call->request.first);
+    for (size_t i = 0; i < call->request.fallback_count; ++i)
+        free_head(&call->request.fallbacks[i]);
+}
+
 /* A failure and a pause are told as soon as they are known; the rest when it is whole. */
 static bool on_takes(weir_sink_t *sink, const weir_call_head_t *head)
 {
@@ -433,6 +447,7 @@ static bool on_takes(weir_sink_t *sink, const weir_call_head_t *head)
     bool is_plainly_fine = head->status >= 200 && head->status < 400 && !call->pass.is_probe;
     if (is_plainly_fine) {
         call->next = WEIR_NEXT_PASS;
+        free_heads(call);
         return call->is_taken = true;
     }
     if (is_pause(conf, head->status)) {
@@ -445,6 +460,8 @@ static bool on_takes(weir_sink_t *sink, const weir_call_head_t *head)
     if (head->status == 101)
         weir_timer_stop(&call->total_timer);
     call->is_taken = decide(call, outcome, head) == WEIR_NEXT_PASS;
+    if (call->is_taken)
+        free_heads(call);
     if (!call->is_taken)
         report_outcome(call, outcome);
     else if (call->pass.number != 0 && call->pass.is_probe)

@@ -1,14 +1,11 @@
 #include "dial.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/un.h>
-#include <unistd.h>
 #include "../conf/reasons.h"
+#include "connect.h"
 #include "resolver.h"
 #include "sock_io.h"
 #include "upstream.h"
@@ -158,44 +155,13 @@ static void begin_handshake(weir_dial_t *dial)
 static void on_connected(h2o_socket_t *sock, const char *err)
 {
     weir_dial_t *dial = sock->data;
-    int error = 0;
-    socklen_t len = sizeof(error);
-    if (getsockopt(h2o_socket_get_fd(sock), SOL_SOCKET, SO_ERROR, &error, &len) != 0)
-        error = errno;
+    int error = weir_connect_error(sock);
     if (error != 0)
         leave_address(dial, WEIR_REASON_CONNECT_FAILED, strerrordesc_np(error));
     else if (dial->context != NULL)
         begin_handshake(dial);
     else
         succeed(dial);
-}
-
-/* -1 with errno. */
-static int open_socket(const struct sockaddr *address, socklen_t len)
-{
-    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
-    if (fd == -1)
-        return -1;
-    if (address->sa_family != AF_UNIX)
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    if (connect(fd, address, len) == 0 || errno == EINPROGRESS)
-        return fd;
-    int error = errno;
-    close(fd);
-    errno = error;
-    return -1;
-}
-
-static socklen_t length_of(const struct sockaddr_storage *address)
-{
-    switch (address->ss_family) {
-    case AF_INET:
-        return sizeof(struct sockaddr_in);
-    case AF_INET6:
-        return sizeof(struct sockaddr_in6);
-    default:
-        return sizeof(struct sockaddr_un);
-    }
 }
 
 /* Of descriptors, ports or memory: no fault of the upstream's. */
@@ -210,8 +176,7 @@ static void try_next(weir_dial_t *dial)
         end(dial, dial->failed);
         return;
     }
-    const struct sockaddr_storage *address = &dial->addresses.entries[dial->address];
-    int fd = open_socket((const struct sockaddr *)address, length_of(address));
+    int fd = weir_connect_begin(&dial->addresses.entries[dial->address]);
     if (fd == -1 && is_own_shortage(errno)) {
         end(dial, (weir_dialled_t){.reason = WEIR_REASON_OVERLOADED, .detail = strerrordesc_np(errno)});
         return;

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include "accept.h"
 #include "h1.h"
+#include "redis/fleet.h"
+#include "redis/redis.h"
 #include "reload.h"
 #include "resolver.h"
 #include "upstream.h"
@@ -38,6 +40,7 @@ static void cut(weir_drain_t *drain)
 {
     weir_server_t *server = drain->server;
     enter(drain, WEIR_DRAIN_CUT);
+    weir_fleet_leave(server->fleet);
     weir_log_event(WEIR_LOG_WARN, "weir ends with %zu connections of callers open", server->connections);
     post_all(drain, close_connections);
     close_connections(server->control, NULL);
@@ -63,6 +66,7 @@ static void done(weir_drain_t *drain)
     enter(drain, WEIR_DRAIN_DONE);
     weir_log_event(WEIR_LOG_INFO, "weir has drained and ends");
     weir_timer_stop(&drain->timer);
+    weir_redis_close(server->redis, server->control);
     weir_resolver_destroy(server->resolver); /* who posts to workers, before their queues go */
     server->resolver = NULL;
     for (size_t i = 0; i < server->worker_count; ++i)
@@ -105,6 +109,7 @@ static void on_released(weir_worker_t *control, void *argument)
 static void release(weir_worker_t *worker, void *argument)
 {
     weir_upstream_close_parked(worker);
+    weir_redis_close(worker->server->redis, worker);
     weir_worker_use(worker, NULL);
     weir_worker_post(worker->server->control, on_released, argument);
 }
@@ -131,7 +136,8 @@ static void on_look(h2o_timeout_entry_t *entry)
 {
     look_t *look = H2O_STRUCT_FROM_MEMBER(look_t, timer, entry);
     weir_worker_t *worker = look->worker;
-    if (worker->acceptors != NULL || worker->connection_count != 0 || worker->exchange_count != 0) {
+    if (worker->acceptors != NULL || worker->connection_count != 0 || worker->exchange_count != 0 ||
+        weir_redis_is_busy(worker->server->redis, worker)) {
         weir_timer_start(worker, entry, LOOK_NS);
         return;
     }
@@ -155,6 +161,7 @@ static void empty(weir_drain_t *drain)
     weir_log_event(WEIR_LOG_INFO, "weir drains");
     post_all(drain, begin_to_empty);
     weir_reload_retire_data(server);
+    weir_fleet_leave(server->fleet);
     server->control->draining = true; /* still answers, but holds no connection open between answers */
     weir_h1_drain(server->control);
     drain->timer.cb = on_timeout;

@@ -24,12 +24,13 @@ static const int64_t OVERLOADED_RETRY_NS = 1000000000;
 static int64_t overhead_of(const weir_exchange_t *exchange, int64_t duration_ns)
 {
     const weir_call_stats_t *stats = &exchange->stats;
+    int64_t waited_ns = exchange->wait.total_ns - exchange->wait.own_ns;
     if (exchange->has_shared_head)
-        return exchange->answered_ns - exchange->started_ns - exchange->wait.total_ns;
+        return exchange->answered_ns - exchange->started_ns - waited_ns;
     if (stats->sent_ns == 0 || stats->first_byte_ns == 0 || exchange->answered_ns == 0)
-        return stats->attempts == 0 && duration_ns > exchange->wait.total_ns ? duration_ns - exchange->wait.total_ns : 0;
+        return stats->attempts == 0 && duration_ns > waited_ns ? duration_ns - waited_ns : 0;
     int64_t before = stats->sent_ns - exchange->started_ns - (stats->connected_ns - stats->connecting_ns) -
-                     stats->earlier_ns - exchange->wait.total_ns;
+                     stats->earlier_ns - waited_ns;
     int64_t after = exchange->answered_ns - stats->first_byte_ns;
     return before + after > 0 ? before + after : 0;
 }
@@ -102,6 +103,7 @@ static void settle(weir_exchange_t *exchange)
                               .answered = exchange->stats.first_byte_ns != 0,
                               .body_bytes = (int64_t)exchange->body->size,
                               .now_ns = weir_clock_turn_ns};
+    weir_timer_stop(&exchange->renewal);
     weir_chain_done(exchange->snapshot->chain, &exchange->run, &exchange->request, &outcome);
 }
 
@@ -193,12 +195,14 @@ static void send_break(weir_exchange_t *exchange)
         weir_exchange_send(exchange, NULL, 0, H2O_SEND_STATE_ERROR);
 }
 
-/* The answer cannot be finished: the caller's transfer breaks too. */
+/* The answer cannot be finished: the caller's transfer breaks too. That may take him long, and what has ended is settled before. */
 void weir_exchange_break_off(weir_exchange_t *exchange, weir_reason_t reason, const char *detail)
 {
     exchange->reason = reason;
     exchange->last_words = weir_answer_last_words(exchange, reason, detail);
     exchange->broken = true;
+    if (exchange->call == NULL)
+        settle(exchange);
     if (!exchange->sending)
         send_break(exchange);
 }
@@ -339,7 +343,6 @@ static void settle_call(weir_exchange_t *exchange, weir_reason_t reason, const c
     weir_reason_t told = exchange->reason;
     exchange->reason = reason;
     exchange->detail = detail;
-    weir_timer_stop(&exchange->renewal);
     settle(exchange);
     if (exchange->left || exchange->broken)
         exchange->reason = told;
@@ -365,7 +368,6 @@ static void on_lead_news(weir_exchange_t *exchange, const weir_call_news_t *news
         return;
     }
     if (is_part && news->head == NULL && !exchange->answering && !exchange->left) {
-        weir_timer_stop(&exchange->renewal);
         exchange->detail = news->detail;
         answer_lost(exchange, news); /* settles */
         return;
@@ -456,8 +458,19 @@ static bool on_leave(void *argument)
 
 static void start_renewal(weir_exchange_t *exchange)
 {
-    if (exchange->request.lease_ns != 0)
-        weir_timer_start(exchange->worker, &exchange->renewal, exchange->request.lease_ns / 3);
+    enum { RENEWALS_PER_LEASE = 6 };
+    weir_timer_start(exchange->worker, &exchange->renewal, exchange->request.lease_ns / RENEWALS_PER_LEASE);
+}
+
+/* Another one runs now, or soon: this one must not. */
+static void end_unclaimed(weir_exchange_t *exchange, const char *detail)
+{
+    if (exchange->call != NULL) {
+        end_call(exchange, WEIR_REASON_STORE_DOWN, detail);
+        return;
+    }
+    weir_await_end(exchange);
+    weir_exchange_answer_reason(exchange, WEIR_REASON_STORE_DOWN, detail);
 }
 
 static void on_renewal(h2o_timeout_entry_t *entry)
@@ -466,8 +479,17 @@ static void on_renewal(h2o_timeout_entry_t *entry)
     exchange->request.now_ns = weir_clock_turn_ns;
     if (weir_chain_renew(exchange->snapshot->chain, &exchange->run, &exchange->request))
         start_renewal(exchange);
-    else if (exchange->call != NULL) /* another one runs now: this call must not */
-        end_call(exchange, WEIR_REASON_STORE_DOWN, "its claim could not be renewed in time");
+    else
+        end_unclaimed(exchange, "its claim could not be renewed in time");
+}
+
+/* From when it was told to run, whatever it waits for then. */
+static void mind_the_lease(weir_exchange_t *exchange)
+{
+    if (exchange->request.lease_ns == 0 || h2o_timeout_is_linked(&exchange->renewal))
+        return;
+    exchange->renewal.cb = on_renewal;
+    start_renewal(exchange);
 }
 
 /* --- the way in --- */
@@ -616,8 +638,6 @@ static void call_upstream(weir_exchange_t *exchange)
     memcpy(call.method, request->method.base, request->method.len < WEIR_CALL_METHOD_MAX ? request->method.len : WEIR_CALL_METHOD_MAX);
     call.is_protected = request->is_protected;
     exchange->leads = request->lead != NULL;
-    exchange->renewal.cb = on_renewal;
-    start_renewal(exchange);
     weir_targets_make(exchange, &call);
     weir_await_dispose(exchange);
     exchange->call = weir_call_create(&call);
@@ -628,6 +648,7 @@ static void call_upstream(weir_exchange_t *exchange)
 void weir_exchange_go_on(weir_exchange_t *exchange, const weir_verdict_t *verdict)
 {
     warn_of_ignored_identity(exchange);
+    mind_the_lease(exchange);
     switch (verdict->kind) {
     case WEIR_PASS:
         call_upstream(exchange);
@@ -639,7 +660,7 @@ void weir_exchange_go_on(weir_exchange_t *exchange, const weir_verdict_t *verdic
         weir_await_body(exchange, verdict->is_raw);
         return;
     case WEIR_AWAIT:
-        weir_await_ticket(exchange, verdict->until_ns);
+        weir_await_ticket(exchange, verdict->until_ns, verdict->is_own);
         return;
     case WEIR_SHARE:
         weir_share_begin(exchange);

@@ -34,6 +34,8 @@ typedef struct weir_exchange {
         h2o_timeout_entry_t timer;
         int64_t began_ns;
         int64_t total_ns;        /* of all waits: a part of the route's timeout, and no overhead of weir's */
+        int64_t own_ns;          /* of those that are: for the store */
+        bool is_own;
         weir_json_pick_t *pick;  /* what reads the body; freed when the call begins */
         uint64_t picked;         /* bytes of the body that it has read */
     } wait;
@@ -80,7 +82,7 @@ int64_t weir_exchange_total_ns(const weir_exchange_t *exchange); /* the route's 
 
 /* await.c. Each leads to weir_exchange_go_on, or to an answer, in a later turn or at once. */
 void weir_await_body(weir_exchange_t *exchange, bool is_raw); /* raw: what it says in JSON is not looked at */
-void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns);
+void weir_await_ticket(weir_exchange_t *exchange, int64_t until_ns, bool is_own);
 void weir_await_stream(weir_exchange_t *exchange, h2o_timeout_cb on_late);
 void weir_await_end(weir_exchange_t *exchange); /* nothing is waited for any more */
 void weir_await_dispose(weir_exchange_t *exchange);

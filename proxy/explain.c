@@ -6,6 +6,7 @@
 #include "../filters/limit_fields.h"
 #include "call_head.h"
 #include "health.h"
+#include "look.h"
 #include "page.h"
 #include "question.h"
 #include "status.h"
@@ -121,18 +122,10 @@ static void write_retry_after(weir_json_out_t *out, const weir_store_item_t *ite
     weir_status_write_seconds(out, "retry_after_seconds", ns < second_ns ? second_ns : ns);
 }
 
-static void write_limit(weir_json_out_t *out, const weir_limit_explained_t *explained)
+static void write_known(weir_json_out_t *out, const weir_limit_explained_t *explained)
 {
     static const char *const words[] = {[ADMIT] = "admit", [QUEUE] = "queue", [REFUSE] = "refuse"};
-    const weir_conf_limit_t *limit = explained->limit;
     would_t would = would_of(explained);
-    weir_json_out_open(out, NULL, '{');
-    weir_json_out_string(out, "name", limit->name);
-    weir_json_out_string(out, "algorithm", weir_word_algorithm(limit->algorithm));
-    weir_json_out_string(out, "unit", weir_word_unit(limit->unit));
-    weir_json_out_string(out, "mode", weir_word_limit_mode(limit->mode));
-    weir_json_out_string(out, "key", explained->key);
-    weir_json_out_integer(out, "quota", explained->quota);
     weir_json_out_integer(out, "remaining", explained->item.remaining);
     weir_json_out_integer(out, "cost", explained->item.cost);
     weir_json_out_string(out, "would", words[would]);
@@ -141,28 +134,72 @@ static void write_limit(weir_json_out_t *out, const weir_limit_explained_t *expl
     else
         weir_json_out_string(out, "retry_after_seconds", NULL);
     weir_status_write_seconds(out, "reset_seconds", explained->item.reset_ns);
+}
+
+/* It is in Redis, which did not tell. */
+static void write_unknown(weir_json_out_t *out, const weir_limit_explained_t *explained)
+{
+    weir_json_out_string(out, "remaining", NULL);
+    weir_json_out_integer(out, "cost", explained->item.cost);
+    weir_json_out_string(out, "would", NULL);
+    weir_json_out_string(out, "state", "unknown");
+    weir_json_out_string(out, "retry_after_seconds", NULL);
+    weir_json_out_string(out, "reset_seconds", NULL);
+}
+
+static void write_limit(weir_json_out_t *out, const weir_limit_explained_t *explained)
+{
+    const weir_conf_limit_t *limit = explained->limit;
+    weir_json_out_open(out, NULL, '{');
+    weir_json_out_string(out, "name", limit->name);
+    weir_json_out_string(out, "algorithm", weir_word_algorithm(limit->algorithm));
+    weir_json_out_string(out, "unit", weir_word_unit(limit->unit));
+    weir_json_out_string(out, "mode", weir_word_limit_mode(limit->mode));
+    weir_json_out_string(out, "key", explained->key);
+    weir_json_out_integer(out, "quota", explained->quota);
+    (explained->item.is_unknown ? write_unknown : write_known)(out, explained);
     weir_json_out_close(out, '}');
 }
 
-/* What the request would be told; without a key, nothing is known of it. */
+/* What a request with this key would be told; NULL: nobody knows. */
+static const char *claim_word(const weir_question_t *question, const char **state)
+{
+    const weir_dedups_t *dedups = weir_chain_instance(weir_page_server(question->req)->snapshot->chain, "dedup");
+    bool is_replay = false;
+    switch (weir_dedups_peek(dedups, &question->request, question->given[WEIR_ASKED_KEY], &is_replay)) {
+    case WEIR_STORE_CLAIM_RUN:
+        return "run";
+    case WEIR_STORE_CLAIM_SHARE:
+        return is_replay ? "replay" : "share";
+    case WEIR_STORE_CLAIM_DUPLICATE:
+        return is_replay ? "replay" : "duplicate";
+    case WEIR_STORE_CLAIM_IN_FLIGHT:
+    case WEIR_STORE_CLAIM_OTHER:
+    case WEIR_STORE_CLAIM_UNKNOWN:
+    case WEIR_STORE_CLAIM_FULL:
+        return "reject";
+    case WEIR_STORE_CLAIM_DOWN:
+    case WEIR_STORE_CLAIM_PENDING:
+        break;
+    }
+    *state = "unknown";
+    return NULL;
+}
+
+/* Without a key, nothing is known of it. */
 static void write_dedup(weir_json_out_t *out, const weir_question_t *question, const weir_conf_route_t *route)
 {
-    static const char *const words[] = {
-        [WEIR_STORE_CLAIM_RUN] = "run",         [WEIR_STORE_CLAIM_SHARE] = "share",   [WEIR_STORE_CLAIM_DUPLICATE] = "duplicate",
-        [WEIR_STORE_CLAIM_IN_FLIGHT] = "reject", [WEIR_STORE_CLAIM_UNKNOWN] = "reject",
-    };
     const weir_conf_t *conf = question->request.conf;
+    const char *state = NULL;
     if (route->dedup >= conf->dedup.size) {
         weir_json_out_string(out, "dedup", NULL);
         return;
     }
-    const weir_dedups_t *dedups = weir_chain_instance(weir_page_server(question->req)->snapshot->chain, "dedup");
-    bool is_replay = false, has_key = weir_question_has(question, WEIR_ASKED_KEY);
-    weir_store_claim_told_t told =
-        has_key ? weir_dedups_peek(dedups, &question->request, question->given[WEIR_ASKED_KEY], &is_replay) : WEIR_STORE_CLAIM_RUN;
     weir_json_out_open(out, "dedup", '{');
     weir_json_out_string(out, "name", conf->dedup.entries[route->dedup].name);
-    weir_json_out_string(out, "would", !has_key ? NULL : is_replay ? "replay" : words[told]);
+    weir_json_out_string(out, "would", weir_question_has(question, WEIR_ASKED_KEY) ? claim_word(question, &state) : NULL);
+    if (state != NULL)
+        weir_json_out_string(out, "state", state);
     weir_json_out_close(out, '}');
 }
 
@@ -204,6 +241,15 @@ static void write_way(weir_json_out_t *out, const weir_question_t *question, con
     weir_json_out_close(out, ']');
 }
 
+/* What may still refuse it, or not. */
+static bool is_unknown(const meeting_t *meeting)
+{
+    for (size_t i = 0; i != meeting->count; ++i)
+        if (meeting->limits[i].item.is_unknown && !meeting->limits[i].item.shadow)
+            return true;
+    return false;
+}
+
 static void write_meeting(weir_json_out_t *out, const weir_question_t *question, const meeting_t *meeting)
 {
     static const char *const words[] = {[ADMIT] = "pass", [QUEUE] = "queue", [REFUSE] = "refuse"};
@@ -213,12 +259,12 @@ static void write_meeting(weir_json_out_t *out, const weir_question_t *question,
     for (size_t i = 0; i != meeting->count; ++i)
         write_limit(out, &meeting->limits[i]);
     weir_json_out_close(out, ']');
-    weir_json_out_string(out, "would", words[meeting->would]);
+    weir_json_out_string(out, "would", meeting->would == ADMIT && is_unknown(meeting) ? "unknown" : words[meeting->would]);
     weir_json_out_string(out, "reason", meeting->would == REFUSE ? weir_reason_word(meeting->reason) : NULL);
     weir_json_out_close(out, '}');
 }
 
-void weir_explain_answer(h2o_req_t *req)
+static void make(h2o_req_t *req)
 {
     weir_question_t *question = weir_question_read(req);
     if (question == NULL || !weir_question_listen(question))
@@ -229,5 +275,15 @@ void weir_explain_answer(h2o_req_t *req)
     weir_page_begin(&writing);
     weir_json_out_t out = {writing.file, false};
     write_meeting(&out, question, &meeting);
-    weir_page_answer_written(req, "application/json", &writing);
+    if (!weir_look_waits(req)) {
+        weir_page_answer_written(req, "application/json", &writing);
+        return;
+    }
+    weir_page_end(&writing);
+    free(writing.text);
+}
+
+void weir_explain_answer(h2o_req_t *req)
+{
+    weir_look_answer(req, make);
 }

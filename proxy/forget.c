@@ -4,6 +4,7 @@
 #include "../filters/dedup.h"
 #include "admin.h"
 #include "json_out.h"
+#include "look.h"
 #include "page.h"
 #include "question.h"
 
@@ -72,7 +73,7 @@ static weir_str_t tenant_of(const weir_question_t *question)
     return (weir_str_t){given, strlen(given)};
 }
 
-void weir_forget_answer(h2o_req_t *req)
+static void make(h2o_req_t *req)
 {
     weir_server_t *server = weir_page_server(req);
     const weir_conf_t *conf = server->snapshot->conf;
@@ -89,9 +90,20 @@ void weir_forget_answer(h2o_req_t *req)
     const weir_dedups_t *dedups = weir_chain_instance(server->snapshot->chain, "dedup");
     size_t forgotten =
         weir_dedups_reset(dedups, dedup, question->request.tenant, question->given[WEIR_ASKED_KEY], weir_clock_turn_ns);
+    if (weir_look_waits(req))
+        return;
+    if (weir_look_has_failed(req)) {
+        weir_look_refuse(req, "Keys are kept in Redis, which did not answer: whether this one was forgotten is not known.");
+        return;
+    }
     if (forgotten == 0) {
         weir_admin_refuse(req, WEIR_REASON_NO_ROUTE, 404, "This key is not known: nothing was to be forgotten.");
         return;
     }
     answer(question, &conf->dedup.entries[dedup], forgotten);
+}
+
+void weir_forget_answer(h2o_req_t *req)
+{
+    weir_look_answer(req, make);
 }

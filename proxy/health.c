@@ -6,9 +6,18 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 #include "../filters/core/pauses.h"
+#include "../filters/redis/pause_member.h"
+#include "redis/fleet.h"
 
 /* What is shown of a breaker: what the machine shows, or that somebody is paused. */
 enum { SHOWN_PAUSED = WEIR_BREAKER_SHOWN };
+
+enum { SHARED_KEYS = 64 };
+
+/* What the fleet calls a key of this process: to hash for it anew each time would take longer than all else here. */
+typedef struct {
+    weir_key_t own, shared;
+} shared_key_t;
 
 typedef struct {
     char *model;
@@ -22,6 +31,9 @@ struct weir_health {
     breaker_t **breakers; /* the first is of all models that have none of their own */
     size_t count;
     bool by_model, can_pause;
+    uint64_t shared_as; /* 0: pauses are this sidecar's, by keys of its own */
+    int64_t pause_max_ns;
+    shared_key_t *shared_keys; /* SHARED_KEYS, by own.low; NULL: none was needed */
     weir_pauses_t pauses;
     bool was_paused;        /* as it was last counted */
     int64_t pauses_seen_ns; /* when that was: clocks of workers differ a little, and a pause ends once */
@@ -52,6 +64,7 @@ void weir_health_destroy(weir_health_t *health)
         free(health->breakers[i]);
     }
     free(health->breakers);
+    free(health->shared_keys);
     free(health->upstream);
     pthread_mutex_destroy(&health->lock);
     free(health);
@@ -86,6 +99,19 @@ static void add_models_of_routes(weir_health_t *health, const weir_conf_t *conf)
         }
 }
 
+/* Keys of the fleet are others than this sidecar's own. */
+static void configure_pauses(weir_health_t *health, const weir_conf_t *conf, const weir_conf_upstream_t *upstream)
+{
+    const weir_conf_upstream_breaker_throttle_t *throttle = &upstream->breaker.throttle;
+    bool is_shared = throttle->shared && conf->store.kind == WEIR_STORE_REDIS;
+    health->can_pause = upstream->breaker.enabled && throttle->enabled;
+    health->pause_max_ns = throttle->max_ns;
+    uint64_t shared_as = health->can_pause && is_shared ? weir_pause_upstream(upstream->name, upstream->url.text) : 0;
+    if (!health->can_pause || shared_as != health->shared_as)
+        health->pauses = (weir_pauses_t){0};
+    health->shared_as = shared_as;
+}
+
 void weir_health_configure(weir_health_t *health, const weir_conf_t *conf, const weir_conf_upstream_t *upstream)
 {
     pthread_mutex_lock(&health->lock);
@@ -94,9 +120,7 @@ void weir_health_configure(weir_health_t *health, const weir_conf_t *conf, const
         add_model(health, upstream->models.entries[i].to);
     if (health->by_model)
         add_models_of_routes(health, conf);
-    health->can_pause = upstream->breaker.enabled && upstream->breaker.throttle.enabled;
-    if (!health->can_pause)
-        health->pauses = (weir_pauses_t){0};
+    configure_pauses(health, conf, upstream);
     pthread_mutex_unlock(&health->lock);
 }
 
@@ -187,10 +211,28 @@ static void count_refusal(const weir_health_t *health, weir_worker_t *worker, si
     weir_metrics_add(worker->metrics, weir_metrics_series(metrics, NULL, WEIR_METRIC_BREAKER_REFUSED, labels), 1);
 }
 
-static weir_key_t pause_key(const weir_health_asker_t *asker)
+static weir_key_t own_key(const weir_health_asker_t *asker)
 {
     XXH128_hash_t hash = XXH3_128bits_withSeed(asker->model.base, asker->model.len, asker->credential);
     return (weir_key_t){hash.low64, hash.high64};
+}
+
+static weir_key_t shared_key(weir_health_t *health, const weir_health_asker_t *asker)
+{
+    weir_key_t own = own_key(asker);
+    if (health->shared_keys == NULL) {
+        health->shared_keys = h2o_mem_alloc(SHARED_KEYS * sizeof(*health->shared_keys));
+        memset(health->shared_keys, 0, SHARED_KEYS * sizeof(*health->shared_keys));
+    }
+    shared_key_t *row = &health->shared_keys[own.low % SHARED_KEYS];
+    if (row->own.low != own.low || row->own.high != own.high)
+        *row = (shared_key_t){.own = own, .shared = weir_pause_key(health->shared_as, asker->model, asker->credential)};
+    return row->shared;
+}
+
+static weir_key_t pause_key(weir_health_t *health, const weir_health_asker_t *asker)
+{
+    return health->shared_as != 0 ? shared_key(health, asker) : own_key(asker);
 }
 
 static size_t breaker_of(const weir_health_t *health, const weir_health_asker_t *asker)
@@ -214,16 +256,16 @@ static weir_health_pass_t ask_breaker(weir_health_t *health, weir_worker_t *work
                                 .is_probe = state->state == WEIR_BREAKER_HALF_OPEN};
 }
 
-static int64_t paused_ns(const weir_health_t *health, const weir_conf_upstream_t *conf, const weir_health_asker_t *asker)
+static int64_t paused_ns(weir_health_t *health, const weir_conf_upstream_t *conf, const weir_health_asker_t *asker)
 {
     bool can_pause = conf->breaker.enabled && conf->breaker.throttle.enabled;
     if (!can_pause || weir_pauses_longest_left_ns(&health->pauses, weir_clock_turn_ns) == 0)
         return 0;
-    return weir_pauses_left_ns(&health->pauses, pause_key(asker), weir_clock_turn_ns);
+    return weir_pauses_left_ns(&health->pauses, pause_key(health, asker), weir_clock_turn_ns);
 }
 
 /* Who is paused and meets an open breaker, too, hears of what ends last. */
-static weir_health_pass_t look(const weir_health_t *health, const weir_conf_upstream_t *conf, const weir_health_asker_t *asker)
+static weir_health_pass_t look(weir_health_t *health, const weir_conf_upstream_t *conf, const weir_health_asker_t *asker)
 {
     weir_health_pass_t pass = {.reason = WEIR_REASON_NONE};
     if (!conf->breaker.enabled)
@@ -284,15 +326,56 @@ void weir_health_report(weir_health_t *health, weir_worker_t *worker, const weir
     pthread_mutex_unlock(&health->lock);
 }
 
+/* --- pauses --- */
+
+static void pause_key_for(weir_health_t *health, weir_worker_t *worker, weir_key_t key, int64_t ns)
+{
+    (void)weir_pauses_pause(&health->pauses, key, ns, weir_clock_turn_ns); /* lost: it brings another 429 */
+    note_pause(health, worker);
+}
+
 void weir_health_pause(weir_health_t *health, weir_worker_t *worker, const weir_health_asker_t *asker, int64_t ns)
 {
+    weir_key_t key = {0};
     pthread_mutex_lock(&health->lock);
     note_pause(health, worker); /* one that ended meanwhile is another one */
-    if (health->can_pause)      /* lost: it brings another 429 */
-        (void)weir_pauses_pause(&health->pauses, pause_key(asker), ns, weir_clock_turn_ns);
+    uint64_t shared_as = health->shared_as;
+    if (health->can_pause) {
+        key = pause_key(health, asker);
+        pause_key_for(health, worker, key, ns);
+    }
+    pthread_mutex_unlock(&health->lock);
+    if (shared_as != 0 && ns > 0)
+        weir_fleet_pause(worker->server->fleet, shared_as, key, ns);
+}
+
+uint64_t weir_health_shared_as(const weir_health_t *health)
+{
+    return health->shared_as; /* which this thread alone changes */
+}
+
+void weir_health_pause_as_told(weir_health_t *health, weir_worker_t *worker, weir_key_t key, int64_t ms)
+{
+    pthread_mutex_lock(&health->lock);
     note_pause(health, worker);
+    pause_key_for(health, worker, key, ms < health->pause_max_ns / 1000000 ? ms * 1000000 : health->pause_max_ns);
     pthread_mutex_unlock(&health->lock);
 }
+
+static void let_go(weir_health_t *health, weir_worker_t *worker)
+{
+    health->pauses = (weir_pauses_t){0};
+    note_pause(health, worker);
+}
+
+void weir_health_let_go(weir_health_t *health, weir_worker_t *worker)
+{
+    pthread_mutex_lock(&health->lock);
+    let_go(health, worker);
+    pthread_mutex_unlock(&health->lock);
+}
+
+/* --- retries --- */
 
 void weir_health_on_request(weir_health_t *health, const weir_conf_upstream_t *conf)
 {
@@ -326,9 +409,11 @@ void weir_health_force(weir_health_t *health, weir_worker_t *worker, weir_breake
         if (weir_breaker_force(&health->breakers[i]->state, force, weir_clock_turn_ns))
             note_change(health, worker, i);
     if (force != WEIR_BREAKER_FORCE_OPEN)
-        health->pauses = (weir_pauses_t){0};
+        let_go(health, worker);
     note_pause(health, worker);
     pthread_mutex_unlock(&health->lock);
+    if (force != WEIR_BREAKER_FORCE_OPEN)
+        weir_fleet_lift(worker->server->fleet, health->shared_as, health->pause_max_ns);
 }
 
 /* --- showing --- */

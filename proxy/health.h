@@ -5,6 +5,7 @@
  * and lives as long as its weir_upstream_t. Any thread. */
 
 #include "../filters/core/breaker_state.h"
+#include "../filters/core/key_table.h"
 #include "../filters/core/retry_budget.h"
 #include "server.h"
 
@@ -12,7 +13,8 @@ typedef struct weir_health weir_health_t;
 
 weir_health_t *weir_health_create(const char *upstream);
 void weir_health_destroy(weir_health_t *health);
-/* The models that have a breaker of their own from now on, when `breaker.key` has model. Control thread. */
+/* The models that have a breaker of their own from now on, when `breaker.key` has model, and whether its pauses are the
+ * fleet's. Control thread. */
 void weir_health_configure(weir_health_t *health, const weir_conf_t *conf, const weir_conf_upstream_t *upstream);
 
 /* Who asks: the model as this upstream calls it, and a hash of the credential it gets. */
@@ -38,8 +40,15 @@ weir_health_pass_t weir_health_look(weir_health_t *health, const weir_conf_upstr
 int64_t weir_health_wait_ns(weir_health_t *health, const weir_conf_upstream_t *conf, const weir_health_asker_t *asker);
 void weir_health_report(weir_health_t *health, weir_worker_t *worker, const weir_conf_upstream_t *conf,
                         const weir_health_pass_t *pass, weir_breaker_outcome_t outcome, int64_t first_byte_ns);
-/* A 429 or 529 came: whoever asks so is refused for `ns`. */
+/* A 429 or 529 came: whoever asks so is refused for `ns`, on all sidecars where its pauses are the fleet's. */
 void weir_health_pause(weir_health_t *health, weir_worker_t *worker, const weir_health_asker_t *asker, int64_t ns);
+
+/* What the fleet knows it by (weir_pause_upstream); 0: it does not, pauses are this sidecar's. Control thread, as the two below. */
+uint64_t weir_health_shared_as(const weir_health_t *health);
+/* Another sidecar's pause, by its key (weir_pause_key), as long as it may be here. */
+void weir_health_pause_as_told(weir_health_t *health, weir_worker_t *worker, weir_key_t key, int64_t ms);
+/* Ends all pauses here. */
+void weir_health_let_go(weir_health_t *health, weir_worker_t *worker);
 
 /* A request's first try here. */
 void weir_health_on_request(weir_health_t *health, const weir_conf_upstream_t *conf);
@@ -47,7 +56,7 @@ bool weir_health_take_retry(weir_health_t *health, const weir_conf_upstream_t *c
 
 weir_retry_budget_told_t weir_health_budget(weir_health_t *health, const weir_conf_upstream_t *conf);
 
-/* By hand. */
+/* By hand. But for `open` it ends all pauses, those of the fleet too. Control thread. */
 void weir_health_force(weir_health_t *health, weir_worker_t *worker, weir_breaker_force_t force);
 
 /* Each breaker, as it is now. */

@@ -4,8 +4,8 @@
 set -eu
 
 BUILD="gcc libc6-dev cmake make pkg-config libh2o-evloop-dev libbloom-dev libxxhash-dev libssl-dev zlib1g-dev
-    libfyaml-dev python3 curl ca-certificates"
-TEST="clang llvm libclang-rt-14-dev libcmocka-dev libyajl-dev python3-pytest prometheus spin"
+    libfyaml-dev libhiredis-dev python3 curl ca-certificates"
+TEST="clang llvm libclang-rt-14-dev libcmocka-dev libyajl-dev python3-pytest prometheus spin redis-server"
 BENCH="nginx-light haproxy wrk strace"
 
 is_installed() {

@@ -7,6 +7,7 @@
 #include <string.h>
 #include "../filters/core/bloom_pair.h"
 #include "../filters/core/claim_table.h"
+#include "../filters/redis/redis_lease.h"
 #include "server.h"
 #include "tls.h"
 
@@ -99,17 +100,17 @@ static uint64_t dedup_bloom_bytes(const weir_conf_dedup_t *dedup)
     return weir_bloom_pair_bytes((uint64_t)dedup->bloom.expected, dedup->bloom.false_positives);
 }
 
-/* Measured on Debian 12, x86-64, Release, and rounded up: VmRSS idle with one worker 5.0 MB, 42 KB for each further
- * one before it touches its scratch; Pss for each of 1000 connections 0.41 KB, for each of 1000 requests at once 5.7
- * KB. With OpenSSL 3.0 VmRSS is 3.8 MB more once TLS is spoken; for each of 500 connections: a caller's 14.0 KB (TLS
- * 1.2) or 15.0 (1.3), an upstream's 12.7 or 15.3, 9 KB more where a certificate of the peer came with two others; 30
- * within a record, 66 within the largest handshake, 180 where certificates are asked for. Of 50 contexts each 20 KB;
- * 700 KB of Debian's 144 authorities. */
+/* Measured on Debian 12, x86-64, Release, and rounded up: VmRSS idle with one worker 6.2 MB, 42 KB for each further
+ * one before it touches its scratch; 2.4 MB more where the store is in Redis, and 8 KB for each connection to it; Pss
+ * for each of 1000 connections 0.41 KB, for each of 1000 requests at once 5.7 KB. With OpenSSL 3.0 VmRSS is 3.8 MB
+ * more once TLS is spoken; for each of 500 connections: a caller's 14.0 KB (TLS 1.2) or 15.0 (1.3), an upstream's 12.7
+ * or 15.3, 9 KB more where a certificate of the peer came with two others; 30 within a record, 66 within the largest
+ * handshake, 180 where certificates are asked for. Of 50 contexts each 20 KB; 700 KB of Debian's 144 authorities. */
 static const weir_conf_costs_t costs = {
     .limit_table = weir_memory_store_bytes,
     .dedup_table = dedup_table_bytes,
     .dedup_bloom = dedup_bloom_bytes,
-    .process = 6 * 1024 * 1024,
+    .process = 7 * 1024 * 1024,
     .worker = 64 * 1024 + 2 * WEIR_SCRATCH_BYTES,
     .connection = 512,
     .exchange = 8 * 1024,
@@ -124,6 +125,11 @@ static const weir_conf_costs_t costs = {
     .tls_context = 32 * 1024,
     .tls_sessions = WEIR_TLS_SESSIONS_BYTES,
     .tls_system = 1024 * 1024,
+    .redis_process = 3 * 1024 * 1024,
+    .redis_link = 16 * 1024,
+    .redis_reply = 192 * 1024,
+    .redis_ask = 4 * 1024,
+    .redis_slices = WEIR_REDIS_LEASE_ROWS_MAX * UINT64_C(512) + UINT64_C(128) * 1024,
 };
 
 static int check(const weir_conf_t *conf)

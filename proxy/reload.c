@@ -7,6 +7,7 @@
 #include "binding.h"
 #include "h1.h"
 #include "keep.h"
+#include "redis/redis.h"
 #include "snapshot.h"
 #include "tls.h"
 #include "warm.h"
@@ -341,6 +342,7 @@ static void put_in_force(weir_server_t *server, weir_conf_t *conf, plan_t *plan)
     weir_snapshot_t *former = server->snapshot, *snapshot = create_snapshot(server, conf, plan);
     part_with_listeners(server, plan);
     server->snapshot = snapshot;
+    weir_redis_expect(server->redis, conf);
     atomic_store(&server->max_connections, (size_t)conf->server.max_connections);
     atomic_store(&server->max_buffered_bytes, conf->server.max_buffered_bytes);
     atomic_store(&server->loaded_wall_ms, weir_clock_wall_ms());

@@ -8,6 +8,7 @@
 #include "../filters/limit_key.h"
 #include "admin.h"
 #include "json_out.h"
+#include "look.h"
 #include "page.h"
 #include "question.h"
 
@@ -266,13 +267,18 @@ static void reset(weir_question_t *question, const weir_conf_limit_t *limit)
 {
     const weir_chain_t *chain = weir_page_server(question->req)->snapshot->chain;
     size_t index = (size_t)(limit - question->request.conf->limits.entries);
-    if (weir_limit_reset(chain, &question->request, index))
+    bool is_reset = weir_limit_reset(chain, &question->request, index);
+    if (weir_look_waits(question->req))
+        return;
+    if (weir_look_has_failed(question->req))
+        weir_look_refuse(question->req, "The limit is kept in Redis, which did not answer: whether it was forgotten is not known.");
+    else if (is_reset)
         answer_reset(question, limit);
     else
         refuse_shared(question->req, limit);
 }
 
-void weir_reset_answer(h2o_req_t *req)
+static void make(h2o_req_t *req)
 {
     const weir_conf_limit_t *limit = find_limit(req);
     if (limit == NULL)
@@ -293,4 +299,9 @@ void weir_reset_answer(h2o_req_t *req)
         refuse_missing(req, limit, missing);
     else if (find_route(question, limit))
         reset(question, limit);
+}
+
+void weir_reset_answer(h2o_req_t *req)
+{
+    weir_look_answer(req, make);
 }

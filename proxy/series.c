@@ -21,7 +21,7 @@ struct weir_listener_series {
 };
 
 struct weir_limit_series {
-    weir_series_t overflow, queue_wait;
+    weir_series_t overflow, leased, queue_wait;
     weir_series_t *decisions; /* by tenant number, then decision */
 };
 
@@ -117,6 +117,14 @@ static void limit_overflowed(const weir_request_t *request, size_t limit)
     weir_metrics_add(exchange->worker->metrics, find(exchange, cache, WEIR_METRIC_LIMIT_OVERFLOW, &name), 1);
 }
 
+static void limit_leased(const weir_request_t *request, size_t limit)
+{
+    weir_exchange_t *exchange = exchange_of(request);
+    const char *name = request->conf->limits.entries[limit].name;
+    weir_series_t *cache = &exchange->snapshot->limit_series[limit].leased;
+    weir_metrics_add(exchange->worker->metrics, find(exchange, cache, WEIR_METRIC_LIMIT_LEASED, &name), 1);
+}
+
 static void queue_left(const weir_request_t *request, size_t limit, int64_t waited_ns)
 {
     weir_exchange_t *exchange = exchange_of(request);
@@ -151,6 +159,7 @@ static void dedup_false_positive(const weir_request_t *request, size_t dedup)
 
 const weir_observer_t weir_exchange_observer = {.limit_decided = limit_decided,
                                                 .limit_overflowed = limit_overflowed,
+                                                .limit_leased = limit_leased,
                                                 .queue_left = queue_left,
                                                 .dedup_decided = dedup_decided,
                                                 .dedup_forgot_full = dedup_forgot_full,

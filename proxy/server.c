@@ -8,10 +8,13 @@
 #include <sys/random.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
+#include "../filters/redis/redis_store.h"
 #include "admin.h"
 #include "drain.h"
 #include "exchange.h"
 #include "keep.h"
+#include "redis/fleet.h"
+#include "redis/redis.h"
 #include "reload.h"
 #include "ticket.h"
 #include "resolver.h"
@@ -19,6 +22,7 @@
 #include "worker.h"
 
 static const int64_t SECOND_NS = INT64_C(1000000000);
+static const int64_t REDIS_WAIT_NS = INT64_C(500000000); /* for its connections, before requests are taken */
 
 enum {
     CONNECTION_BYTES = 400, /* what a connection holds, about, and a request besides */
@@ -160,17 +164,50 @@ static void tell(void *context, weir_ticket_t ticket)
     weir_ticket_tell(context, ticket);
 }
 
+static void log_lines(char *lines)
+{
+    char *line;
+    while ((line = strsep(&lines, "\n")) != NULL) {
+        if (*line != '\0')
+            weir_log_event(WEIR_LOG_ERROR, "%s", line);
+    }
+}
+
+static weir_store_t *create_memory_store(weir_server_t *server, uint8_t secret[64], weir_store_teller_t teller)
+{
+    if (server->first_conf->store.file != NULL)
+        server->keep = weir_keep_open(server->first_conf->store.file, secret);
+    return weir_memory_store_create(secret, teller);
+}
+
+/* NULL when a TLS file of its cannot be used, which is logged. */
+static weir_store_t *create_redis_store(weir_server_t *server, const uint8_t secret[64], weir_store_teller_t teller)
+{
+    const weir_conf_store_redis_t *conf = &server->first_conf->store.redis;
+    char *errors = NULL;
+    server->redis = weir_redis_create(server, conf, &errors);
+    if (server->redis == NULL) {
+        log_lines(errors);
+        free(errors);
+        return NULL;
+    }
+    weir_remote_t *remote = weir_redis_remote(server->redis);
+    server->fleet = weir_fleet_create(server, remote, conf);
+    return weir_redis_store_create(conf, remote, secret, teller);
+}
+
 static weir_store_t *create_store(weir_server_t *server)
 {
     uint8_t secret[64];
+    weir_store_teller_t teller = {tell, server};
     if (getrandom(secret, sizeof(secret), 0) != sizeof(secret))
         h2o_fatal("getrandom");
-    if (server->first_conf->store.file != NULL)
-        server->keep = weir_keep_open(server->first_conf->store.file, secret);
-    return weir_memory_store_create(secret, (weir_store_teller_t){tell, server});
+    if (server->first_conf->store.kind == WEIR_STORE_REDIS)
+        return create_redis_store(server, secret, teller);
+    return create_memory_store(server, secret, teller);
 }
 
-/* False when the log cannot be opened. */
+/* False when a file cannot be opened or used, which is logged. */
 static bool create_shared(process_t *process, weir_conf_t *conf)
 {
     weir_server_t *server = &process->server;
@@ -187,9 +224,9 @@ static bool create_shared(process_t *process, weir_conf_t *conf)
         return false;
     }
     server->metrics = weir_metrics_create(server->worker_count + 1, (size_t)conf->metrics.tenant_series);
-    server->store = create_store(server);
     server->resolver = weir_resolver_create();
-    return true;
+    server->store = create_store(server);
+    return server->store != NULL;
 }
 
 static bool create_workers(process_t *process)
@@ -210,15 +247,6 @@ static bool create_workers(process_t *process)
     return true;
 }
 
-static void log_lines(char *lines)
-{
-    char *line;
-    while ((line = strsep(&lines, "\n")) != NULL) {
-        if (*line != '\0')
-            weir_log_event(WEIR_LOG_ERROR, "%s", line);
-    }
-}
-
 static bool begin(process_t *process, weir_conf_t *conf)
 {
     weir_server_t *server = &process->server;
@@ -229,6 +257,8 @@ static bool begin(process_t *process, weir_conf_t *conf)
     }
     if (!create_shared(process, conf) || !create_workers(process))
         return false;
+    weir_redis_wait(server->redis, REDIS_WAIT_NS);
+    weir_fleet_open(server->fleet);
     server->watch = weir_watch_create(server, reload);
     weir_watch_aim(server->watch, &conf->files);
     if (!weir_reload_apply(server, conf, &errors)) {
@@ -275,6 +305,8 @@ static void end(process_t *process)
     h2o_config_dispose(&process->data_config);
     h2o_config_dispose(&process->control_config);
     server->store->destroy(server->store);
+    weir_fleet_destroy(server->fleet);
+    weir_redis_destroy(server->redis);
     weir_metrics_destroy(server->metrics);
     weir_log_destroy(server->log);
     weir_conf_release(server->first_conf);

@@ -1,6 +1,5 @@
 #include "share.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include "answer_head.h"
 #include "exchange.h"
@@ -29,17 +28,21 @@ void weir_share_begin(weir_exchange_t *exchange)
     weir_share_pump(exchange);
 }
 
-static void take_head(weir_exchange_t *exchange, const weir_stream_view_t *view)
+/* False, and that was answered: it came from a store that others write to, and is none. */
+static bool take_head(weir_exchange_t *exchange, const weir_stream_view_t *view)
 {
     weir_answer_head_t shared;
-    bool is_head = weir_answer_head_decode(&exchange->req->pool, view->head, view->head_len, &shared);
-    assert(is_head);
-    (void)is_head;
     weir_await_end(exchange);
+    if (!weir_answer_head_decode(&exchange->req->pool, view->head, view->head_len, &shared) ||
+        (view->state == WEIR_STREAM_DONE && !weir_answer_head_is_sound(&shared.head, (uint64_t)view->total))) {
+        weir_exchange_answer_reason(exchange, WEIR_REASON_BAD_RESPONSE, "its kept answer cannot be read");
+        return false;
+    }
     weir_body_let_go(exchange->body);
     exchange->has_shared_head = true;
     exchange->stream = weir_dialect_stream_of(&exchange->request, &shared.head);
     weir_answer_from_upstream(exchange, &shared.head);
+    return true;
 }
 
 /* There was no answer: the filter is asked again, and this request may be the next to run. */
@@ -124,7 +127,8 @@ static bool pump_once(weir_exchange_t *exchange)
             refuse_late(exchange);
             return false;
         }
-        take_head(exchange, &view);
+        if (!take_head(exchange, &view))
+            return false;
     }
     return send_view(exchange, &view);
 }

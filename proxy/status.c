@@ -7,6 +7,7 @@
 #include <time.h>
 #include "health.h"
 #include "page.h"
+#include "redis/redis.h"
 #include "upstream.h"
 #include "words.h"
 
@@ -90,6 +91,45 @@ static void write_process(weir_json_out_t *out, weir_server_t *server)
     weir_json_out_integer(out, "connections", (int64_t)server->connections);
     weir_json_out_integer(out, "in_flight", in_flight);
     write_config(out, server);
+}
+
+/* -- the store ---------------------------------------------------------------------------------------------------- */
+
+static const char *format_since(char text[32], int64_t since_ns)
+{
+    if (since_ns == 0)
+        return NULL;
+    return format_time(text, weir_clock_wall_ms() - (weir_clock_now_ns() - since_ns) / 1000000);
+}
+
+static void write_redis(weir_json_out_t *out, const weir_redis_state_t *state)
+{
+    char text[32];
+    weir_json_out_string(out, "mode", state->mode);
+    weir_json_out_string(out, "address", *state->address != '\0' ? state->address : NULL);
+    weir_json_out_string(out, "since", format_since(text, state->since_ns));
+    weir_json_out_string(out, "why", *state->why != '\0' ? state->why : NULL);
+    weir_json_out_integer(out, "sidecars", state->sidecars);
+    weir_json_out_open(out, "commands", '{');
+    weir_json_out_integer(out, "ok", (int64_t)state->ok);
+    weir_json_out_integer(out, "timeout", (int64_t)state->timeout);
+    weir_json_out_integer(out, "error", (int64_t)state->error);
+    weir_json_out_close(out, '}');
+}
+
+/* `up`: it is asked; `degraded`: some is decided without it. In memory it is this process. */
+static void write_store(weir_json_out_t *out, weir_server_t *server)
+{
+    weir_redis_state_t state = {.is_up = true};
+    if (server->redis != NULL)
+        state = weir_redis_state(server->redis);
+    weir_json_out_open(out, "store", '{');
+    weir_json_out_string(out, "kind", server->redis != NULL ? "redis" : "memory");
+    weir_json_out_bool(out, "up", state.is_up);
+    weir_json_out_bool(out, "degraded", state.is_degraded);
+    if (server->redis != NULL)
+        write_redis(out, &state);
+    weir_json_out_close(out, '}');
 }
 
 /* -- what is configured ------------------------------------------------------------------------------------------- */
@@ -305,6 +345,7 @@ void weir_status_answer(h2o_req_t *req)
     weir_json_out_t out = {writing.file, false};
     weir_json_out_open(&out, NULL, '{');
     write_process(&out, server);
+    write_store(&out, server);
     weir_json_out_open(&out, "listeners", '[');
     for (size_t i = 0; i != conf->listeners.size; ++i)
         write_listener(&out, server, &conf->listeners.entries[i]);

@@ -475,6 +475,7 @@ void weir_tls_connect(h2o_socket_t *sock, weir_tls_context_t *context, size_t wo
 {
     weir_tls_t *tls = attach(sock, context, worker);
     SSL_set_connect_state(tls->ssl);
+    weir_tls_check_name(tls);
     if (context->sni != NULL && !SSL_set_tlsext_host_name(tls->ssl, context->sni))
         h2o_fatal("no memory");
     resume_session(tls);

@@ -36,6 +36,14 @@ void weir_tls_set_destroy(weir_tls_set_t *set);
 weir_tls_context_t *weir_tls_of_upstream(const weir_tls_set_t *set, size_t upstream);
 weir_tls_context_t *weir_tls_of_listener(const weir_tls_set_t *set, size_t listener);
 
+/* Of the store's servers, all of which are verified. NULL with *errors as above. */
+weir_tls_context_t *weir_tls_context_of_redis(const weir_conf_store_redis_t *conf, size_t worker_count, char **errors)
+    __attribute__((warn_unused_result));
+/* What connections to that host are made with: itself, or the same with the host's name where the configuration has none. The
+ * reference is the caller's. Any thread. */
+weir_tls_context_t *weir_tls_context_toward(weir_tls_context_t *context, const char *host);
+void weir_tls_context_release(weir_tls_context_t *context);
+
 /* --- connections --- */
 
 /* A connected socket begins to speak TLS. The handshake goes on in weir_sock_read, which says EAGAIN until it brings

@@ -1,6 +1,7 @@
 #include "tls_parts.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
@@ -14,7 +15,8 @@ typedef struct {
     bool is_server;
     const char *who; /* "upstreams.NAME" */
     const char *ca, *cert, *key;
-    const char *server_name; /* the one that is checked; a numeric address too */
+    const char *server_name; /* the one that is checked; a numeric address too; NULL: see weir_tls_context_toward */
+    bool is_http;            /* which is said (ALPN) */
     bool verify;
     X509_STORE **system; /* the system's authorities, which all share; NULL until one needs them */
 } wanted_t;
@@ -190,15 +192,23 @@ static char *plain_name(const char *name)
 }
 
 /* Names are looked for where RFC 9525 has them, in subjectAltName only. */
-static void check_name(SSL_CTX *ctx, const char *name)
+static void check_name(X509_VERIFY_PARAM *parameters, const char *name)
 {
-    X509_VERIFY_PARAM *parameters = SSL_CTX_get0_param(ctx);
     X509_VERIFY_PARAM_set_hostflags(parameters,
                                     X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
     int set = is_numeric(name) ? X509_VERIFY_PARAM_set1_ip_asc(parameters, name)
                                : X509_VERIFY_PARAM_set1_host(parameters, name, 0);
     if (set != 1)
         h2o_fatal("no memory");
+}
+
+/* Takes over the name. Numeric ones are not sent (RFC 6066 3). */
+static char *sni_of(char *name)
+{
+    if (!is_numeric(name))
+        return name;
+    free(name);
+    return NULL;
 }
 
 /* They are nearly 1 MB where they are one file. */
@@ -216,14 +226,15 @@ static void use_system_authorities(SSL_CTX *ctx, X509_STORE **system)
 static bool set_up_client(weir_tls_context_t *context, const wanted_t *wanted, char **errors)
 {
     SSL_CTX *ctx = context->ctx;
-    char *name = plain_name(wanted->server_name);
-    check_name(ctx, name);
-    if (is_numeric(name))
-        free(name);
-    else
-        context->sni = name;
+    if (wanted->server_name != NULL) {
+        char *name = plain_name(wanted->server_name);
+        check_name(SSL_CTX_get0_param(ctx), name);
+        context->sni = sni_of(name);
+    }
+    context->is_nameless = wanted->server_name == NULL;
     SSL_CTX_set_verify(ctx, wanted->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
-    SSL_CTX_set_alpn_protos(ctx, protocols, sizeof(protocols) - 1);
+    if (wanted->is_http)
+        SSL_CTX_set_alpn_protos(ctx, protocols, sizeof(protocols) - 1);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
     SSL_CTX_sess_set_new_cb(ctx, keep_session);
     if (wanted->verify && wanted->ca == NULL)
@@ -301,6 +312,7 @@ void weir_tls_context_release(weir_tls_context_t *context)
     SSL_CTX_free(context->ctx);
     BIO_meth_free(context->method);
     free(context->sni);
+    free(context->checked);
     free(context);
 }
 
@@ -329,6 +341,50 @@ static weir_tls_context_t *take_context(const wanted_t *wanted, const weir_tls_s
     return context;
 }
 
+/* --- toward the store's servers --- */
+
+weir_tls_context_t *weir_tls_context_of_redis(const weir_conf_store_redis_t *conf, size_t worker_count, char **errors)
+{
+    static const uint8_t no_fingerprint[32];
+    X509_STORE *system = NULL;
+    wanted_t wanted = {.who = "store.redis",
+                       .ca = conf->tls.ca,
+                       .cert = conf->tls.cert,
+                       .key = conf->tls.key,
+                       .server_name = conf->tls.server_name,
+                       .verify = true,
+                       .system = &system};
+    weir_tls_context_t *context = create_context(&wanted, no_fingerprint, worker_count, errors);
+    X509_STORE_free(system);
+    return context;
+}
+
+weir_tls_context_t *weir_tls_context_toward(weir_tls_context_t *context, const char *host)
+{
+    if (!context->is_nameless) {
+        atomic_fetch_add(&context->references, 1);
+        return context;
+    }
+    size_t size = sizeof(*context) + context->worker_count * sizeof(weir_tls_sessions_t);
+    weir_tls_context_t *named = h2o_mem_alloc(size);
+    memset(named, 0, size);
+    named->references = 1;
+    named->worker_count = context->worker_count;
+    named->method = weir_tls_create_method();
+    named->ctx = context->ctx;
+    SSL_CTX_up_ref(named->ctx);
+    named->checked = plain_name(host);
+    named->sni = sni_of(plain_name(host));
+    return named;
+}
+
+void weir_tls_check_name(weir_tls_t *tls)
+{
+    assert(!tls->context->is_nameless);
+    if (tls->context->checked != NULL)
+        check_name(SSL_get0_param(tls->ssl), tls->context->checked);
+}
+
 /* --- a configuration's --- */
 
 static weir_tls_context_t *take_upstream(const weir_conf_upstream_t *conf, const weir_tls_set_t *former,
@@ -344,6 +400,7 @@ static weir_tls_context_t *take_upstream(const weir_conf_upstream_t *conf, const
                     .cert = conf->tls.cert,
                     .key = conf->tls.key,
                     .server_name = conf->tls.server_name != NULL ? conf->tls.server_name : conf->url.host,
+                    .is_http = true,
                     .verify = conf->tls.verify,
                     .system = system},
         former, worker_count, errors);

@@ -22,6 +22,8 @@ struct weir_tls_context {
     SSL_CTX *ctx;
     BIO_METHOD *method; /* of its connections' way to the socket */
     char *sni;          /* NULL: none is sent */
+    char *checked;      /* the name that is looked for, where `ctx` has none; NULL: it has */
+    bool is_nameless;   /* no connection is made with it */
     uint8_t fingerprint[32];
     _Atomic size_t references;
     size_t worker_count;
@@ -50,7 +52,8 @@ struct weir_tls {
     bool ended, broken; /* the peer said its end; ours is not to be said */
 };
 
-void weir_tls_context_release(weir_tls_context_t *context);
+/* The peer is to have the context's name. */
+void weir_tls_check_name(weir_tls_t *tls);
 
 /* The way between OpenSSL and `fed` and `out`, for all connections of a context. */
 BIO_METHOD *weir_tls_create_method(void);

@@ -7,6 +7,7 @@
 #include <time.h>
 #include "departures.h"
 #include "h1.h"
+#include "redis/redis.h"
 #include "ticket.h"
 #include "upstream.h"
 
@@ -172,6 +173,7 @@ void weir_worker_open(weir_worker_t *worker)
     worker->scratch = h2o_mem_alloc(WEIR_SCRATCH_BYTES);
     worker->scratch_names = h2o_mem_alloc(WEIR_NAMES_BYTES);
     worker->departures = weir_departures_create(worker);
+    weir_redis_open(worker->server->redis, worker);
 }
 
 static void tell_load(weir_worker_t *worker)
@@ -187,6 +189,7 @@ void weir_worker_run(weir_worker_t *worker)
     while (!worker->stopped) {
         if (h2o_evloop_run(worker->ctx.loop, INT32_MAX) != 0 && errno != EINTR)
             h2o_fatal("the event loop failed");
+        weir_redis_flush(worker->server->redis, worker);
         tell_load(worker);
     }
 }

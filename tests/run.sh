@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds weir and tests it; the last line says `N passed, N failed`.
-# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim model http faults clients fuzz; none named: all of them
+# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim model http faults fleet clients fuzz; none named: all of them
 #
 #   tidy      tests/tidy.py                       include directions, clocks in filters/, rows, generated files
 #   unit      cmocka, by ctest                    as released, under ASan + UBSan, under TSan
@@ -8,6 +8,7 @@
 #   model     tests/model, by spin                the claim protocol, and that its table is the core's
 #   http      pytest tests/http, the real binary  as released, under ASan + UBSan, under TSan with four workers
 #   faults    pytest tests/faults, a fault proxy   as released, under ASan + UBSan
+#   fleet     pytest tests/fleet, with real Redis  as released, under ASan + UBSan, under TSan
 #   clients   node tests/clients/run.mjs          the real SDKs through weir to a mock of their providers
 #   fuzz      libFuzzer over tests/fuzz/corpus    FUZZ_SECONDS (15) each
 #
@@ -17,7 +18,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
 logs=build/logs
 python=/usr/bin/python3 # Debian's: another one on PATH does not see apt's modules
-all="tidy unit sim model http faults clients fuzz"
+all="tidy unit sim model http faults fleet clients fuzz"
 
 say() { printf '%s\n' "$@"; }
 
@@ -55,8 +56,8 @@ run_ctest() { # BUILD LAYER [WRAPPER...]
 }
 
 run_pytest() { # LAYER BUILD WORKERS [WRAPPER...]
-    WEIR_BIN=$root/$2/weir WEIR_WORKERS=$3 PYTHONDONTWRITEBYTECODE=1
-    export WEIR_BIN WEIR_WORKERS PYTHONDONTWRITEBYTECODE
+    WEIR_BIN=$root/$2/weir WEIR_WORKERS=$3 PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS=${PYTEST_ADDOPTS:-}
+    export WEIR_BIN WEIR_WORKERS PYTHONDONTWRITEBYTECODE PYTEST_ADDOPTS
     tests=tests/$1
     shift 3
     limited 1500 "$@" "$python" -m pytest -q -ra -p no:cacheprovider --durations=8 \
@@ -120,6 +121,11 @@ run_part() {
     http-tsan) run_pytest http build-tsan 4 $(plain_addresses) ;;
     faults) run_pytest faults build 1 ;;
     faults-asan) run_pytest faults build-asan 1 ;;
+    fleet) run_pytest fleet build 2 ;;
+    # of scripts alone, weir is no part
+    fleet-asan) PYTEST_ADDOPTS=--ignore-glob='*test_scripts_*' run_pytest fleet build-asan 1 ;;
+    fleet-tsan) PYTEST_ADDOPTS="--ignore-glob=*test_scripts_* --ignore-glob=*test_topologies*" \
+        run_pytest fleet build-tsan 3 $(plain_addresses) ;;
     clients) run_clients ;;
     fuzz) run_fuzz ;;
     esac
@@ -136,7 +142,7 @@ count() {
     sim*) # each line is one
         awk '/^[0-9]+: ok - / { passed++ } /^[0-9]+: not ok - / { failed++ } / tests failed out of / { programs = $4 }
              END { print passed + 0, (failed > programs ? failed : programs) + 0, 0 }' "$logs/$part.log" ;;
-    http* | faults*)
+    http* | faults* | fleet*)
         "$python" - "$logs/$part.xml" <<'END'
 import sys, xml.etree.ElementTree as tree
 try:
@@ -222,20 +228,21 @@ parts=
 has() {
     case $layers in *" $1 "*) return 0 ;; *) return 1 ;; esac
 }
-# the parts that take longest first; three run at a time, as most of them wait most of the time
+# the parts that take longest first; four run at a time, as most of them wait most of the time
 build build
 if has http; then parts="$parts http-tsan http-asan http"; fi
 if has fuzz; then
     build build-fuzz -DCMAKE_C_COMPILER=clang -DWEIR_FUZZ=ON -DWEIR_SANITIZE=address,undefined
     parts="$parts fuzz"
 fi
-if has http || has faults || has unit || has sim; then
+if has http || has faults || has fleet || has unit || has sim; then
     build build-asan -DCMAKE_C_COMPILER=clang -DWEIR_SANITIZE=address,undefined
 fi
-if has http || has unit; then
+if has http || has fleet || has unit; then
     build build-tsan -DCMAKE_C_COMPILER=gcc -DWEIR_SANITIZE=thread
 fi
 if has faults; then parts="$parts faults-asan faults"; fi
+if has fleet; then parts="$parts fleet-tsan fleet-asan fleet"; fi
 if has clients; then parts="$parts clients"; fi
 if has model; then parts="$parts model"; fi
 if has sim; then parts="$parts sim-asan sim"; fi
@@ -243,7 +250,7 @@ if has unit; then parts="$parts unit-tsan unit-asan unit"; fi
 if has tidy; then parts="$parts tidy"; fi
 
 say ""
-printf '%s\n' $parts | xargs -P 3 -n 1 sh tests/run.sh --part &
+printf '%s\n' $parts | xargs -P 4 -n 1 sh tests/run.sh --part &
 wait $!
 
 passed=0 failed=0 bad=

@@ -286,6 +286,22 @@ def test_the_memory_bound_has_lines_for_each_dedup():
     assert inexact["bloom.expected 1000000"] > 9 * usual["bloom.expected 100000"]
 
 
+def test_the_memory_bound_has_lines_for_redis():
+    def lines(redis="", rest=""):
+        out = run_weir("--check", config=good(f"store: {{kind: redis, redis: {{{redis}}}}}\n{rest}")).stdout
+        return {what: max(sizes(rest), default=0) for what, rest in re.findall(r"(?m)^(\S.+?)  +(.*)$", out)}
+    dedup = "dedup: {jobs: {memory: 8MiB, max_response: %s}}\n"
+    usual, larger = lines(rest=dedup % "1MiB"), lines(rest=dedup % "3MiB")
+    assert not any("redis" in line for line in run_weir("--check", config=GOOD).stdout.splitlines())
+    assert larger["store.redis, connections 2"] - usual["store.redis, connections 2"] >= 2 * 2 << 20
+    assert usual["store.redis, what a request on each connection asks"] >= 4096 * 512
+    assert usual["dedup.jobs, answers, memory"] == 8 << 20
+    assert not any("bloom" in what or "dedup.jobs, max_keys" in what for what in usual), "its keys are in Redis"
+    assert "store.redis, connections 32" in lines("mode: cluster") and "store.redis, TLS" in lines("tls: {}")
+    assert "limits, slices taken ahead" in lines("sync: lease")
+    assert not any("slices" in what for what in usual)
+
+
 def test_check_starts_nothing():
     port = harness.free_port()
     config = base_config(1, listener={"address": f"127.0.0.1:{port}"})
@@ -543,7 +559,17 @@ listeners:
 """ % {"broken": BROKEN}
 
 
-@pytest.mark.parametrize("config", [GOOD, RICH, good("admin: false\n")], ids=["small", "rich", "no_admin"])
+REDIS = good("""
+store:
+  kind: redis
+  redis: {mode: sentinel, addresses: [s-1.example:26379, "[::1]:26379"], username: weir, password: canary-5, database: 3,
+          tls: {ca: %(broken)s/certificate.pem, server_name: redis.example}, prefix: "prod/weir ",
+          sentinel: {master: limits, username: asks, password: canary-6}, timeout: 5ms, claim_timeout: 1s,
+          sync: lease, lease: 12.5%%}
+""" % {"broken": BROKEN})
+
+
+@pytest.mark.parametrize("config", [GOOD, RICH, REDIS, good("admin: false\n")], ids=["small", "rich", "redis", "no_admin"])
 def test_print_config_round_trips(config):
     first = printed(config)
     assert run_weir("--check", config=first).returncode == 0
@@ -575,6 +601,17 @@ def test_print_config_keeps_what_was_said():
                        ("expected", "2001"), ("on_failure", "open"), ("exact", "false"), ("status", "202"),
                        ("jitter", "0%"), ("probes", "1"), ("max", "70s"), ("shared", "false"), ("status", "529")):
         assert has_value(text, key, value), f"{key}: {value}"
+
+
+def test_print_config_keeps_what_was_said_of_redis():
+    text = printed(REDIS)
+    for key, value in (("mode", "sentinel"), ("addresses", '[s-1.example:26379, "[::1]:26379"]'), ("username", "weir"),
+                       ("password", '"[redacted]"'), ("database", "3"), ("ca", f"{BROKEN}/certificate.pem"),
+                       ("server_name", "redis.example"), ("prefix", '"prod/weir "'), ("master", "limits"),
+                       ("username", "asks"), ("timeout", "5ms"), ("claim_timeout", "1s"), ("sync", "lease"),
+                       ("lease", "12.5%"), ("on_failure", "local")):
+        assert f"{key}: {value}" in text, f"{key}: {value} is not in\n{text}"
+    assert "canary" not in text
 
 
 @pytest.mark.parametrize("token", ["canary-5be1", "${WEIR_TEST_TOKEN}", "${file:token}",
@@ -757,8 +794,9 @@ FULL = {
                            "tenants": {"acme": {"limit": 9}},
                            "queue": {"size": 50, "wait": "5s", "per_tenant": "12.5%",
                                      "priority": {"header": "X-Priority"}}},
-               "no-line": {"algorithm": "concurrency", "limit": "5", "queue": None, "precision": None}},
-    "store": {"kind": "memory", "file": "/run/weir/keys"},
+               "no-line": {"algorithm": "concurrency", "limit": "5", "queue": None, "precision": None,
+                           "on_failure": "open"}},
+    "store": {"kind": "memory", "file": "/run/weir/keys", "redis": {"tls": False, "sentinel": None, "lease": "10.0%"}},
     "dedup": {"jobs": {"key": [{"header": "Idempotency-Key"}, {"json": "/a~1b/0"}, "cloudevent", "fingerprint"],
                        "required": True, "methods": ["POST"], "window": "1h", "on_duplicate": "replay",
                        "acknowledge": None, "in_flight": "reject", "mismatch": "ignore", "abandoned": "cancel",
@@ -804,15 +842,13 @@ def test_schema():
     assert set(schema["properties"]) == TOP
     assert schema["additionalProperties"] is False
     assert "version" in schema["required"]
-    assert '"redis"' not in r.stdout
-    for later in ("http2", "sentinel", "claim_timeout"):
-        assert f'"{later}"' not in r.stdout
+    assert '"http2"' not in r.stdout
 
 
 def test_reference():
     r = run_weir("--print-reference")
     assert r.returncode == 0, r.stderr
-    for word in (*TOP, "max_buffered", "trusted_hops", "tenant_series", "also", "api_keys", "burst", "max_keys",
+    for word in (*TOP, "max_buffered", "claim_timeout", "trusted_hops", "tenant_series", "also", "api_keys", "burst", "max_keys",
                  "first_byte", "strip_prefix", "on_limit", "64MiB", "sliding_window",
                  "concurrency", "llm_tokens", "per_tenant", "dialect", "cache_write", "`4s`; `60s` for openai",
                  "`60s`; `10m` for openai", "`[]` for openai",
@@ -864,7 +900,20 @@ def test_the_schema_and_the_loader_agree():
                    *({"upstreams": {"socket": {"usage": {"estimate": wrong}}}} for wrong in (0, 1001, "many")),
                    *({"upstreams": {"socket": {"usage": {"weights": {"output": wrong}}}}}
                      for wrong in (-1, 1000.5, "1e3", ".5", "1.", "1000.1", "0.1234567", "many")),
-                   {"store": {"kind": "redis"}}, {"store": {"file": "/run/weir/"}}, {"store": {"path": "/run/weir"}},
+                   {"store": {"kind": "disk"}}, {"store": {"file": "/run/weir/"}}, {"store": {"path": "/run/weir"}},
+                   {"limits": {"at-once": {"on_failure": "shut"}}},
+                   *({"store": {"kind": "redis", "file": None, "redis": wrong}} for wrong in (
+                       {"mode": "replica"}, {"addresses": []}, {"addresses": "a:1"}, {"addresses": ["a"]},
+                       {"addresses": ["a:0"]}, {"addresses": ["a:65536"]}, {"addresses": ["*:1"]}, {"addresses": ["::1:1"]},
+                       {"addresses": ["redis://a:1"]}, {"addresses": ["unix:run"]}, {"addresses": ["unix:///"]},
+                       {"mode": "cluster", "addresses": ["a:1", "a:1"]},
+                       {"mode": "cluster", "addresses": [f"a:{n}" for n in range(1, 18)]},
+                       {"username": [], "password": "x"}, {"password": "a\tb"}, {"database": 1024},
+                       {"database": -1}, {"tls": True}, {"tls": {"verify": False}}, {"tls": {"server_name": "a b"}},
+                       {"sentinel": False}, {"mode": "sentinel", "sentinel": {"name": "a"}}, {"prefix": "{a}"},
+                       {"prefix": "a\tb"}, {"timeout": "0s"}, {"timeout": "11s"},
+                       {"claim_timeout": "61s"}, {"claim_timeout": 1}, {"sync": "eager"}, {"lease": "51%"},
+                       {"lease": "0.5%"}, {"lease": "10"}, {"pool": 5})),
                    *({"dedup": {"jobs": {"key": wrong}}}
                      for wrong in ([], "cloudevent", ["Idempotency-Key"], [{"json": "a"}], [{"json": ""}],
                                    [{"json": "/a~2"}], [{"json": "/a~"}], [{"json": "/" + "a" * 255}], [{"header": "X P"}],

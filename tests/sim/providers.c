@@ -9,6 +9,7 @@
 #include <time.h>
 #include "../../conf/load.h"
 #include "../../proxy/hop.h"
+#include "../../proxy/redis/fleet.h"
 
 #define PATIENCE_NS (2 * MS) /* timers are of whole ms */
 #define PROVEN_NS S          /* an answer that has lasted so long is a probe's success */
@@ -243,6 +244,14 @@ uint32_t weir_metrics_series(weir_metrics_t *metrics, weir_series_t *cache, weir
 }
 
 void weir_metrics_add(weir_metrics_worker_t *worker, uint32_t slot, int64_t n)
+{
+}
+
+void weir_fleet_pause(weir_fleet_t *fleet, uint64_t upstream, weir_key_t key, int64_t ns)
+{
+}
+
+void weir_fleet_lift(weir_fleet_t *fleet, uint64_t upstream, int64_t max_ns)
 {
 }
 

@@ -1,4 +1,4 @@
-/* Dedups and the store: defaults, every field, what follows from other fields, and every rule between them. */
+/* Dedups: defaults, every field, what follows from other fields, and every rule between them. */
 
 #include "loaded.h"
 #include "../../../conf/scalar.h"
@@ -67,8 +67,6 @@ static void test_defaults(void **state)
     assert_true(dedup->exact);
     assert_int_equal(dedup->on_failure, WEIR_DEDUP_ON_FAILURE_CLOSED);
     assert_null(dedup->bypass);
-    assert_int_equal(conf->store.kind, WEIR_STORE_MEMORY);
-    assert_null(conf->store.file);
     assert_true(conf->listeners.entries[0].routes.entries[0].dedup == SIZE_MAX);
     weir_conf_release(conf);
 }
@@ -108,7 +106,6 @@ static void test_every_field(void **state)
     assert_int_equal(flood->acknowledge.status, 202);
     assert_string_equal(flood->acknowledge.body, "{\"seen\":true}");
     assert_false(flood->exact);
-    assert_string_equal(conf->store.file, "/var/lib/weir/keys");
     assert_true(conf->listeners.entries[0].routes.entries[0].dedup == SIZE_MAX);
     assert_int_equal(conf->listeners.entries[0].routes.entries[1].dedup, 0);
     weir_conf_release(conf);
@@ -286,11 +283,6 @@ static const struct {
      "3:84: listeners.l.routes[0].dedup: 'a' is not a dedup; there are none yet: write them under dedup"},
     {"dedup: {ab: {}}\n" ROUTES "[{upstream: u, dedup: a}]}}\n",
      "4:67: listeners.l.routes[0].dedup: 'a' is not a dedup; the nearest is 'ab'"},
-    {"store: {kind: redis}\n", "2:15: store.kind: redis is not there yet; write memory"},
-    {"store: {kind: [memory]}\n", "2:15: store.kind: a list is not a kind of store; write memory"},
-    {"store: {file: ..}\n", "2:15: store.file: '..' is not a file; write the path of a file"},
-    {"log: {access: /x/y}\nstore: {file: /x/y}\n", "3:15: store.file: '/x/y' is a file of the configuration or the "
-                                                   "log, and would be overwritten; write another path"},
 };
 
 static void test_rules(void **state)
@@ -306,49 +298,12 @@ static void test_rules(void **state)
     }
 }
 
-/* ---- the store ---- */
-
-static void test_store_file(void **state)
-{
-    folder_t *folder = folder_create();
-    char path[64], wanted[64];
-    folder_write(folder, "w.yaml", "version: 1\nstore: {file: keys.bin}\n");
-    char *errors;
-    weir_conf_t *conf = weir_conf_load(folder->names[0], &errors);
-    assert_non_null(conf);
-    snprintf(path, sizeof(path), "%s/keys.bin", folder->path);
-    assert_string_equal(conf->store.file, path); /* beside the configuration, and it need not be there */
-    assert_int_equal(conf->files.size, 1);       /* nor is it watched */
-    weir_conf_release(conf);
-
-    folder_write(folder, "token", "x");
-    char text[256];
-    snprintf(text, sizeof(text), "version: 1\nadmin: {token: \"${file:%s}\"}\nstore: {file: \"%s/../%s/token\"}\n",
-             folder->names[1], folder->path, strrchr(folder->path, '/') + 1);
-    errors = load_wrong("w.yaml", text);
-    snprintf(wanted, sizeof(wanted), "store.file: '%s' is a file", folder->names[1]);
-    assert_non_null(strstr(errors, wanted));
-    free(errors);
-    folder_destroy(folder);
-}
-
-static void test_restart_notes(void **state)
-{
-    weir_conf_t *before = load_right("w.yaml", "version: 1\n");
-    weir_conf_t *after = load_right("w.yaml", "version: 1\nstore: {file: /x/y}\ndedup: {a: {}}\n");
-    char *notes = weir_conf_restart_notes(before, after);
-    assert_string_equal(notes, "store.file: /x/y takes effect at the next start; until then it is null\n");
-    free(notes);
-    weir_conf_release(before);
-    weir_conf_release(after);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults), cmocka_unit_test(test_every_field),      cmocka_unit_test(test_derived),
         cmocka_unit_test(test_statuses), cmocka_unit_test(test_a_class_in_parts), cmocka_unit_test(test_bloom_bounds),
-        cmocka_unit_test(test_rules),    cmocka_unit_test(test_store_file),       cmocka_unit_test(test_restart_notes),
+        cmocka_unit_test(test_rules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

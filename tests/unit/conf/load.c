@@ -584,9 +584,9 @@ static const struct {
      "2:27: server.timeouts.head: '25h' is too high; write a duration from 10ms to 24h"},
     {"limits: {a: {rate: 1000000001/s}}\n",
      "2:20: limits.a.rate: '1000000001/s' is not a rate; write a count from 0 to 1000000000"},
-    {"admin: {token: \"\"}\n", "2:16: admin.token: what stands here is not a token; write 1 to 1024 bytes"},
+    {"admin: {token: \"\"}\n", "2:16: admin.token: what stands here is not a token or a password; write 1 to 1024 bytes"},
     {"admin: {token: a b}\n",
-     "2:16: admin.token: what stands here is not a token; write visible ASCII characters without spaces"},
+     "2:16: admin.token: what stands here is not a token or a password; write visible ASCII characters without spaces"},
     {"limits: {a: {rate: 1/s, key: [tenant, route, client_ip, {header: a}, {header: b}, {header: c}, {header: d}, "
      "{header: "
      "e}, {header: f}]}}\n",
@@ -869,9 +869,9 @@ static void test_environment(void **state)
     weir_conf_release(conf);
 
     check_errors("w.yaml", "version: 1\nadmin: {token: \"${WEIR_UNIT_EMPTY}\"}\n",
-                 "w.yaml:2:16: admin.token: what stands here is not a token; write 1 to 1024 bytes\n");
+                 "w.yaml:2:16: admin.token: what stands here is not a token or a password; write 1 to 1024 bytes\n");
     check_errors("w.yaml", "version: 1\nadmin:\n  token: ${WEIR_UNIT_EMPTY}\n",
-                 "w.yaml:3:10: admin.token: what stands here is not a token; write 1 to 1024 bytes\n");
+                 "w.yaml:3:10: admin.token: what stands here is not a token or a password; write 1 to 1024 bytes\n");
     check_errors(
         "w.yaml", "version: 1\nserver: {workers: \"${WEIR_UNIT_DOLLAR}\"}\n",
         "w.yaml:2:19: server.workers: '1$2' is not a whole number or auto; write one from 1 to 256, or auto\n");

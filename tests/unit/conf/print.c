@@ -51,12 +51,13 @@ static void test_rich_print(void **state)
         "\n    rate: 1000000/d\n    burst: 7\n    key: [tenant, route, client_ip, {header: X-Plan}]\n",
         "\n      zeta:\n        rate: 0/s\n        burst: 7\n",
         "\n    limit: 100\n    window: 10m\n    precision: slots\n    key: []\n",
-        "\n      acme:\n        limit: 3\n    scope: shared\n    mode: enforce\n",
+        "\n      acme:\n        limit: 3\n    scope: shared\n    on_failure: local\n    mode: enforce\n",
         "\n    unit: llm_tokens\n    rate: 90/h\n    burst: 2\n    key: [model, correlation, tenant]\n",
         "\n      acme:\n        rate: 10/s\n        burst: 600\n",
         "\n    unit: request_bytes\n    limit: 1000000\n    window: 1s\n    precision: exact\n",
         "\n    algorithm: concurrency\n    unit: requests\n    limit: 8\n    key: [tenant]\n",
-        "\n      acme:\n        limit: 32\n    scope: local\n    mode: enforce\n    max_keys: 10000\n    queue:\n"
+        "\n      acme:\n        limit: 32\n    scope: local\n    on_failure: local\n    mode: enforce\n"
+        "    max_keys: 10000\n    queue:\n"
         "      size: 201\n      wait: 1500ms\n      per_tenant: 12.5%\n      priority: {header: X-Priority}\n",
         "\n    dialect: openai\n    host: upstream\n    headers:\n      set: {}\n      remove: []\n    query:\n      "
         "set: {}\n"

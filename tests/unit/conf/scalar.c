@@ -622,6 +622,7 @@ static void test_names_and_secrets(void **state)
               TEXTS{"", "a b", "a,b", "\xc3\xa9", LETTERS_50 LETTERS_50 "abcdefghijabcdefghijabcdefghi", NULL});
     check_all(weir_conf_parse_secret, TEXTS{"x", "a/b+c==", "[redacted]", NULL},
               TEXTS{"", "a b", "a\n", "\xc3\xa9", NULL});
+    check_all(weir_conf_parse_password, TEXTS{"x", "a b", " a/b+c== ", "'\"#~", NULL}, TEXTS{"", "a\n", "a\tb", "\x7f", "\xc3\xa9", NULL});
     check_all(weir_conf_parse_log_target, TEXTS{"stdout", "stderr", "none", "/var/log/weir", NULL},
               TEXTS{"", "stdot", "weir.log", NULL});
 }

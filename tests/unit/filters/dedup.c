@@ -793,6 +793,21 @@ static void test_the_store_is_down(void **state)
     be_answered(&asked, 200);
 }
 
+static void test_the_store_is_down_once_what_it_shared_was_lost(void **state)
+{
+    conf->on_failure = WEIR_DEDUP_ON_FAILURE_OPEN;
+    start();
+    asked_t first, second;
+    assert_int_equal(ask(&first, "k"), WEIR_PASS);
+    assert_int_equal(ask(&second, "k"), WEIR_SHARE);
+    done(&first, (weir_outcome_t){.reason = WEIR_REASON_CONNECT_FAILED, .ran = true});
+    store->claim = is_down;
+    assert_int_equal(wake(&second), WEIR_PASS);
+    assert_int_equal(second.request.dedup_result, WEIR_DEDUP_NONE); /* it runs, and shares nothing */
+    be_answered(&second, 200);
+    assert_int_equal(decided[WEIR_DEDUP_SHARED], 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -819,6 +834,7 @@ int main(void)
         TEST(test_what_a_question_is_told),
         TEST(test_inexact),
         TEST(test_the_store_is_down),
+        TEST(test_the_store_is_down_once_what_it_shared_was_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -832,7 +832,7 @@ static void test_overflow_is_observed(void **state)
 typedef struct {
     weir_store_t store;
     weir_store_t *inner;
-    bool is_there;
+    bool is_there, is_down;
     int collected, abandoned;
     weir_store_limit_t *limits[LIMITS_MAX]; /* as they were acquired */
     size_t limit_count;
@@ -874,13 +874,15 @@ static weir_store_answer_t late_collect(weir_store_t *store, weir_store_item_t *
     late_t *late = (late_t *)store;
     assert_int_equal(ticket.generation, 3);
     ++late->collected;
+    if (late->is_down)
+        return WEIR_STORE_DOWN;
     return late->is_there ? late->inner->decide(late->inner, items, count, now_ns, ticket, admitted)
                           : WEIR_STORE_PENDING;
 }
 
-static void late_abandon(weir_store_t *store, weir_ticket_t ticket)
+static void late_abandon(weir_store_t *store, weir_store_item_t *items, size_t count, int64_t now_ns)
 {
-    assert_int_equal(ticket.generation, 3);
+    assert_int_equal(count, strlen(((late_t *)store)->order));
     ++((late_t *)store)->abandoned;
 }
 
@@ -952,6 +954,29 @@ static void test_a_request_that_ends_while_it_waits_is_abandoned(void **state)
     late.inner->destroy(late.inner);
 }
 
+/* Nothing was charged, so nothing is given back, and there is nothing to tell. */
+static void test_a_store_that_is_down_is_no_limit(void **state)
+{
+    add_bucket("limit", 1, D, 1);
+    late_t late = {.store = late_store,
+                   .inner = weir_memory_store_create(secret, (weir_store_teller_t){note_told, NULL}),
+                   .is_down = true};
+    void *filter = weir_filter_limit.create(&setup.conf, &late.store);
+    asked_t asked;
+    prepare(&asked, STR("acme"), S);
+    assert_int_equal(admit(filter, &asked).kind, WEIR_AWAIT);
+    weir_verdict_t verdict = weir_filter_limit.wake(filter, &asked.request, asked.state);
+    assert_int_equal(verdict.kind, WEIR_ANSWER);
+    assert_int_equal(verdict.reason, WEIR_REASON_STORE_DOWN);
+    assert_int_equal(verdict.status, 0); /* the reason's own, not on_limit's */
+    assert_int_equal(verdict.retry_after_ns, S);
+    assert_int_equal(verdict.violated_count, 0);
+    done(filter, &asked, WEIR_REASON_STORE_DOWN, false);
+    assert_int_equal(late.abandoned, 0);
+    weir_filter_limit.destroy(filter);
+    late.inner->destroy(late.inner);
+}
+
 /* So that two routes that have two limits in common take their slots in one order. */
 static void test_limits_are_asked_in_the_order_of_the_configuration(void **state)
 {
@@ -982,6 +1007,7 @@ static void test_limits_are_asked_in_the_order_of_the_configuration(void **state
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_a_store_that_is_down_is_no_limit, set_up),
         cmocka_unit_test_setup(test_fields_and_refusal, set_up),
         cmocka_unit_test_setup(test_the_longest_wait_of_those_that_refused, set_up),
         cmocka_unit_test_setup(test_a_rate_of_0_says_an_hour, set_up),
