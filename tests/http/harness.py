@@ -8,6 +8,7 @@ request; `Conn` is a raw caller. Nothing here waits without a deadline, and noth
 
 Environment: WEIR_BIN (default build/weir), WEIR_WORKERS (default 1), WEIR_DEADLINE (seconds any one wait may take).
 """
+import collections
 import contextlib
 import copy
 import errno
@@ -75,6 +76,7 @@ def rss_kb_allowed(megabytes):
 # ---------------------------------------------------------------------------------------------- ports, configuration
 
 _ports_given = set()
+_ports_marked = collections.deque(maxlen=64)  # UDP sockets: no other test process is given what was given a moment ago
 _ports_from = random.SystemRandom()
 _ports_below = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
@@ -86,10 +88,15 @@ def free_port(host="127.0.0.1"):
         port = _ports_from.randrange(10000, _ports_below)
         if port in _ports_given:
             continue
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s, contextlib.suppress(OSError):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        mark = socket.socket(family, socket.SOCK_DGRAM)
+        with socket.socket(family) as s, contextlib.suppress(OSError):
+            mark.bind((host, port))
             s.bind((host, port))
             _ports_given.add(port)
+            _ports_marked.append(mark)
             return port
+        mark.close()
     raise AssertionError("no free port")
 
 
