@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 #include "redis_answer.h"
 #include "redis_dedup_parts.h"
 
@@ -67,15 +68,21 @@ static void win(weir_redis_claim_t *record)
     weir_redis_running_add(&dedups->running, &record->runner, record->owner, stream);
 }
 
+/* Those who wait do not all ask at once. */
+static int64_t spread(const weir_redis_claim_t *record, int64_t most_ns)
+{
+    uint64_t who[] = {record->dedups->remote->sidecar, record->owner, (uint64_t)record->pause_ns};
+    return (int64_t)(XXH3_64bits(who, sizeof(who)) % (uint64_t)(most_ns + 1));
+}
+
 static void put_off(weir_redis_claim_t *record, const pauses_t *pauses, int64_t now_ns)
 {
-    weir_remote_t *remote = record->dedups->remote;
     int64_t pause_ns = record->pause_ns * 2;
     pause_ns = pause_ns < pauses->min_ns ? pauses->min_ns : pause_ns > pauses->max_ns ? pauses->max_ns : pause_ns;
     record->pause_ns = pause_ns;
     record->state = WEIR_REDIS_PAUSED;
     record->claim->is_own = false;
-    record->claim->until_ns = now_ns + pause_ns / 2 + (int64_t)(remote->random(remote) % (uint64_t)(pause_ns / 2 + 1));
+    record->claim->until_ns = now_ns + pause_ns / 2 + spread(record, pause_ns / 2);
 }
 
 static void share(weir_redis_claim_t *record, weir_stream_t *stream, bool is_done)
@@ -379,7 +386,6 @@ weir_store_claim_told_t weir_redis_claim_collect(weir_redis_claim_t *record, int
     case WEIR_REDIS_RUNNING:
     case WEIR_REDIS_ENDING:
     case WEIR_REDIS_KEPT:
-    case WEIR_REDIS_GONE:
         break;
     }
     assert(!"collected already");

@@ -40,9 +40,8 @@ typedef enum {
     WEIR_REDIS_WON,
     WEIR_REDIS_LEFT, /* nobody will collect, and the answer is not there yet */
     WEIR_REDIS_RUNNING,
-    WEIR_REDIS_ENDING,
-    WEIR_REDIS_KEPT, /* its end is not known to be told: it is sent again */
-    WEIR_REDIS_GONE, /* but a renewal has not ended */
+    WEIR_REDIS_ENDING, /* its end is asked, or waits for a renewal to be answered */
+    WEIR_REDIS_KEPT,   /* its end is not known to be told: it is sent again */
 } weir_redis_claim_state_t;
 
 typedef enum { WEIR_REDIS_FREE, WEIR_REDIS_DONE, WEIR_REDIS_UNKNOWN } weir_redis_end_t;

@@ -18,6 +18,8 @@ bool weir_redis_owner_lasts(const weir_redis_claim_t *record, int64_t now_ns)
     return now_ns + record->lease_ns / RENEWALS * 5 / 4 < record->leased_ns + record->lease_ns;
 }
 
+static void say_end(weir_redis_claim_t *record, int64_t now_ns);
+
 static void on_renewed(void *context, weir_remote_told_t told, const weir_remote_value_t *value, int64_t now_ns)
 {
     weir_redis_claim_t *record = context;
@@ -27,8 +29,9 @@ static void on_renewed(void *context, weir_remote_told_t told, const weir_remote
         record->leased_ns = record->renewed_ns;
     record->is_lost = record->is_lost || (is_answered && value->integer == 0);
     record->is_forgotten = record->is_forgotten || (is_answered && value->integer == 2);
-    if (--record->holds == 0 && record->state == WEIR_REDIS_GONE)
-        weir_redis_claim_destroy(record);
+    --record->holds;
+    if (record->state == WEIR_REDIS_ENDING)
+        say_end(record, now_ns);
 }
 
 static void ask_renewal(weir_redis_claim_t *record, int64_t now_ns)
@@ -81,14 +84,6 @@ static weir_redis_claims_t *worker_of(const weir_redis_claim_t *record)
     return &record->dedups->workers[remote->worker(remote)];
 }
 
-static void leave(weir_redis_claim_t *record)
-{
-    weir_redis_running_remove(&record->dedups->running, &record->runner);
-    record->state = WEIR_REDIS_GONE;
-    if (record->holds == 0)
-        weir_redis_claim_destroy(record);
-}
-
 static bool has_room(const weir_redis_claims_t *worker, const weir_redis_claim_t *record)
 {
     return worker->count < KEPT_MAX && (record->end != WEIR_REDIS_FREE || worker->free_count < FREE_MAX);
@@ -105,7 +100,7 @@ static void keep(weir_redis_claim_t *record, int64_t pause_ns, int64_t now_ns)
 {
     weir_redis_claims_t *worker = worker_of(record);
     if (is_over(record, now_ns) || !has_room(worker, record)) {
-        leave(record);
+        weir_redis_claim_destroy(record);
         return;
     }
     record->next_ns = now_ns + pause_ns;
@@ -131,7 +126,7 @@ static weir_redis_claim_t *take_first(weir_redis_claims_t *worker)
 void weir_redis_owners_dispose(weir_redis_claims_t *worker)
 {
     while (worker->first != NULL)
-        leave(take_first(worker));
+        weir_redis_claim_destroy(take_first(worker));
 }
 
 /* --- its end --- */
@@ -147,7 +142,7 @@ static void on_ended(void *context, weir_remote_told_t told, const weir_remote_v
     weir_redis_claim_t *record = context;
     --record->holds;
     if (told == WEIR_REMOTE_ANSWERED)
-        leave(record);
+        weir_redis_claim_destroy(record);
     else
         keep(record, told == WEIR_REMOTE_REFUSED ? next_retry(record) : 0, now_ns);
 }
@@ -198,20 +193,26 @@ static void send_end(weir_redis_claim_t *record, int64_t now_ns)
     ++record->holds;
 }
 
+static void say_end(weir_redis_claim_t *record, int64_t now_ns)
+{
+    if (record->is_forgotten)
+        weir_redis_claim_destroy(record);
+    else
+        send_end(record, now_ns);
+}
+
 void weir_redis_owner_end(weir_redis_claim_t *record, weir_redis_end_t end, int64_t keep_ns, int64_t now_ns)
 {
     record->end = end;
     record->keep_ns = keep_ns;
     record->ended_ns = now_ns;
-    if (record->is_forgotten) {
-        leave(record);
-        return;
-    }
-    if (end == WEIR_REDIS_DONE)
+    record->state = WEIR_REDIS_ENDING;
+    if (end == WEIR_REDIS_DONE && !record->is_forgotten)
         weir_redis_running_note_done(&record->dedups->running, &record->runner);
     else
         weir_redis_running_remove(&record->dedups->running, &record->runner);
-    send_end(record, now_ns);
+    if (!record->is_renewing) /* which could be sent again, and come after it */
+        say_end(record, now_ns);
 }
 
 void weir_redis_owners_tick(weir_redis_claims_t *worker, int64_t now_ns)
@@ -220,7 +221,7 @@ void weir_redis_owners_tick(weir_redis_claims_t *worker, int64_t now_ns)
     for (size_t i = 0; i < count && worker->first->next_ns <= now_ns; ++i) {
         weir_redis_claim_t *record = take_first(worker);
         if (is_over(record, now_ns))
-            leave(record);
+            weir_redis_claim_destroy(record);
         else
             send_end(record, now_ns);
     }

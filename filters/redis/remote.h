@@ -67,7 +67,6 @@ struct weir_remote {
     /* The ticket's request, which is of this thread, asks its chain again, now: from within on_end and on_tick alone. */
     void (*wake)(weir_remote_t *remote, weir_ticket_t ticket);
     size_t (*worker)(weir_remote_t *remote); /* this thread's number: below `workers` */
-    uint64_t (*random)(weir_remote_t *remote);
     size_t workers;           /* control is the last one */
     uint64_t sidecar;         /* this one's name, drawn at start; never 0 */
     bool one_slot;            /* a cluster: the keys of one ask stand in one slot */

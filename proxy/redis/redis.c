@@ -196,11 +196,6 @@ static size_t worker_index(weir_remote_t *remote)
     return here->worker->index;
 }
 
-static uint64_t draw(weir_remote_t *remote)
-{
-    return weir_worker_random(here->worker);
-}
-
 /* --- a worker's side --- */
 
 const weir_redis_way_t *weir_redis_way_of(const weir_redis_side_t *side)
@@ -338,7 +333,6 @@ static void init_remote(weir_redis_t *redis, size_t workers)
     remote->ask = ask;
     remote->wake = wake;
     remote->worker = worker_index;
-    remote->random = draw;
     remote->workers = workers;
     remote->one_slot = redis->conf->mode == WEIR_REDIS_CLUSTER;
     remote->sidecars = 1;

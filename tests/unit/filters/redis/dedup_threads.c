@@ -55,11 +55,6 @@ static size_t worker(weir_remote_t *self)
     return this_worker;
 }
 
-static uint64_t draw(weir_remote_t *self)
-{
-    return seeded_next(&chance);
-}
-
 static void answer_all(void)
 {
     while (asked_count != 0) {
@@ -168,7 +163,7 @@ static void test_workers_share_what_runs(void **state)
     pthread_t threads[WORKERS];
     conf.window_ns = conf.lease_ns = 100 * MS;
     remote = (weir_remote_t){
-        .is_up = is_up, .ask = ask, .wake = wake, .worker = worker, .random = draw, .workers = WORKERS, .sidecar = 1, .sidecars = 1};
+        .is_up = is_up, .ask = ask, .wake = wake, .worker = worker, .workers = WORKERS, .sidecar = 1, .sidecars = 1};
     weir_redis_dedups_init(&dedups, &remote, "weir:", S, (weir_store_teller_t){ignore_ticket, NULL});
     dedup = weir_redis_dedups_acquire(&dedups, &conf);
     for (size_t i = 0; i < WORKERS; ++i)

@@ -87,12 +87,6 @@ static inline size_t remoted_worker(weir_remote_t *remote)
     return ((remoted_t *)remote)->worker;
 }
 
-static inline uint64_t remoted_random(weir_remote_t *remote)
-{
-    remoted_t *self = (remoted_t *)remote;
-    return self->chance = self->chance * UINT64_C(6364136223846793005) + 1442695040888963407u;
-}
-
 static inline remoted_t *remoted_create(uint64_t sidecar, void (*on_wake)(weir_ticket_t ticket))
 {
     remoted_t *self = calloc(1, sizeof(*self));
@@ -100,7 +94,6 @@ static inline remoted_t *remoted_create(uint64_t sidecar, void (*on_wake)(weir_t
                                    .ask = remoted_ask,
                                    .wake = remoted_wake,
                                    .worker = remoted_worker,
-                                   .random = remoted_random,
                                    .workers = 3,
                                    .sidecar = sidecar,
                                    .sidecars = 1};

@@ -1088,7 +1088,6 @@ static void test_two_workers(void **state)
                             .ask = thread_ask,
                             .wake = thread_wake,
                             .worker = thread_worker,
-                            .random = remoted_random,
                             .workers = 3,
                             .sidecar = SIDECAR,
                             .sidecars = 2};
