@@ -1,27 +1,17 @@
 #include "number.h"
 
-#include <string.h>
-
-static size_t write_digits(char *out, uint64_t number, unsigned base)
-{
-    char digits[WEIR_NUMBER_BYTES_MAX];
-    size_t at = sizeof(digits);
-    do {
-        digits[--at] = "0123456789abcdef"[number % base];
-        number /= base;
-    } while (number != 0);
-    memcpy(out, digits + at, sizeof(digits) - at);
-    return sizeof(digits) - at;
-}
+#include "../filters/core/decimal.h"
+#include "../filters/core/hex.h"
 
 size_t weir_number_decimal(char *out, uint64_t number)
 {
-    return write_digits(out, number, 10);
+    return (size_t)(weir_decimal_write(out, number) - out);
 }
 
 size_t weir_number_hex(char *out, uint64_t number)
 {
-    return write_digits(out, number, 16);
+    unsigned digits = number != 0 ? (67 - (unsigned)__builtin_clzll(number)) / 4 : 1;
+    return (size_t)(weir_hex_write(out, number, digits) - out);
 }
 
 size_t weir_number_ipv4(char *out, const uint8_t address[4])

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "../core/decimal.h"
 #include "../core/hex.h"
 #include "redis_dedup_parts.h"
 
@@ -50,11 +51,7 @@ void weir_redis_bitmaps_of(weir_redis_names_t *names, const weir_redis_dedups_t 
 
 weir_str_t weir_redis_number_text(char text[WEIR_REDIS_NUMBER_MAX], uint64_t number)
 {
-    char *end = text + WEIR_REDIS_NUMBER_MAX, *at = end;
-    do
-        *--at = (char)('0' + number % 10);
-    while ((number /= 10) != 0);
-    return (weir_str_t){at, (size_t)(end - at)};
+    return (weir_str_t){text, (size_t)(weir_decimal_write(text, number) - text)};
 }
 
 weir_str_t weir_redis_ms_text(char text[WEIR_REDIS_NUMBER_MAX], int64_t ns)
@@ -72,10 +69,9 @@ weir_str_t weir_redis_fingerprint_text(char text[WEIR_REDIS_NUMBER_MAX], uint64_
 /* 16 hex digits of the sidecar, a dash, and the owner's number. */
 weir_str_t weir_redis_owner_text(char text[WEIR_REDIS_OWNER_MAX], const weir_redis_dedups_t *dedups, uint64_t owner)
 {
-    char number[WEIR_REDIS_NUMBER_MAX], *at = weir_hex_write(text, dedups->remote->sidecar, 16);
-    weir_str_t decimal = weir_redis_number_text(number, owner);
+    char *at = weir_hex_write(text, dedups->remote->sidecar, 16);
     *at++ = '-';
-    return (weir_str_t){text, (size_t)((char *)mempcpy(at, decimal.base, decimal.len) - text)};
+    return (weir_str_t){text, (size_t)(weir_decimal_write(at, owner) - text)};
 }
 
 uint64_t weir_redis_owner_parse(const weir_redis_dedups_t *dedups, weir_str_t text)

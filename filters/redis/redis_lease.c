@@ -212,6 +212,16 @@ static void lose_slice(weir_redis_leases_t *leases, row_t *row)
     row->ends_us = 0;
 }
 
+static void give_back(weir_redis_leases_t *leases, row_t *row, int64_t now_ns)
+{
+    weir_redis_args_t args;
+    pass_time(leases, row, now_ns);
+    if (row->left == 0)
+        return;
+    put_args(&args, leases, row, 0, row->left, 0);
+    (void)ask(leases, row, &args, NULL); /* not up: it ends by itself */
+}
+
 static void on_slice(void *context, weir_remote_told_t told, const weir_remote_value_t *value, int64_t now_ns)
 {
     row_t *row = context;
@@ -283,6 +293,12 @@ static void charge(row_t *row, weir_store_item_t *item, int64_t now_ns)
     item->retry_after_ns = 0;
 }
 
+/* What is left does not do here, nor does what is left elsewhere: together they may. */
+static bool is_stranded(const row_t *row, int64_t cost)
+{
+    return !row->is_asking && row->left != 0 && row->left < cost && row->elsewhere < cost;
+}
+
 static bool take_from(weir_redis_leases_t *leases, row_t *row, weir_store_item_t *item, int64_t now_ns, bool *wants)
 {
     bool is_hot = row->used_ns > now_ns - IDLE_NS;
@@ -292,6 +308,11 @@ static bool take_from(weir_redis_leases_t *leases, row_t *row, weir_store_item_t
     row->size = size_of(leases, &row->asked);
     if (fits)
         charge(row, item, now_ns);
+    if (is_stranded(row, item->cost)) {
+        give_back(leases, row, now_ns);
+        lose_slice(leases, row);
+        row->before_ns = now_ns + IDLE_NS;
+    }
     *wants = wants_more(row, item->cost, is_hot, now_ns);
     return fits;
 }
@@ -339,23 +360,29 @@ static void undo(weir_redis_leases_t *leases, weir_store_item_t *item, int64_t n
     item->reset_ns = -1;
 }
 
-bool weir_redis_leases_take(weir_redis_leases_t *leases, weir_store_item_t *items, unsigned wanted, int64_t now_ns)
+bool weir_redis_leases_take(weir_redis_leases_t *leases, weir_store_item_t *items, unsigned wanted, int64_t now_ns,
+                            unsigned *wanting)
 {
-    unsigned taken = 0, wanting = 0;
+    unsigned taken = 0;
+    *wanting = 0;
     if (leases == NULL || !have_slices(items, wanted))
         return false;
     for (unsigned left = wanted; left != 0; left &= left - 1) {
         unsigned i = (unsigned)__builtin_ctz(left);
         bool wants;
         taken |= take(leases, &items[i], now_ns, &wants) ? 1u << i : 0;
-        wanting |= wants ? 1u << i : 0;
+        *wanting |= wants ? 1u << i : 0;
     }
     bool has_all = taken == wanted;
     for (; !has_all && taken != 0; taken &= taken - 1)
         undo(leases, &items[__builtin_ctz(taken)], now_ns);
+    return has_all;
+}
+
+void weir_redis_leases_renew(weir_redis_leases_t *leases, const weir_store_item_t *items, unsigned wanting, int64_t now_ns)
+{
     for (; wanting != 0; wanting &= wanting - 1)
         renew(leases, &items[__builtin_ctz(wanting)], now_ns);
-    return has_all;
 }
 
 bool weir_redis_leases_put_back(weir_redis_leases_t *leases, const weir_store_item_t *item, int64_t given, int64_t now_ns)
@@ -379,16 +406,6 @@ bool weir_redis_leases_put_back(weir_redis_leases_t *leases, const weir_store_it
 }
 
 /* --- rows that nobody asks for --- */
-
-static void give_back(weir_redis_leases_t *leases, row_t *row, int64_t now_ns)
-{
-    weir_redis_args_t args;
-    pass_time(leases, row, now_ns);
-    if (row->left == 0)
-        return;
-    put_args(&args, leases, row, 0, row->left, 0);
-    (void)ask(leases, row, &args, NULL); /* not up: it ends by itself */
-}
 
 static void sweep(weir_redis_leases_t *leases, shard_t *shard, int64_t now_ns)
 {

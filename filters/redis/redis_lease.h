@@ -3,8 +3,8 @@
 
 /* sync: lease. Slices of a limit that this sidecar has taken ahead, to decide by itself: of token buckets, and of windows in
  * slots. A key that was asked for twice within a second gets one, of `lease` of its quota, but of no more than all sidecars may
- * have at once; it is asked for anew when half of it is gone or half of its time is over. What is left of it after a second
- * without use is given back.
+ * have at once; it is asked for anew when half of it is gone or half of its time is over. What is left of it is given back after a
+ * second without use, or when neither it nor what Redis had left is enough for a request.
  *
  * Guarantee: what is taken here was charged in Redis before, and its slice had not ended: whatever this sidecar does, no limit
  * admits more than it would with each request asked for. A slice that nobody gives back ends there 2 s after it was asked for. At
@@ -24,8 +24,11 @@ weir_redis_leases_t *weir_redis_leases_create(const weir_conf_store_redis_t *con
 /* Once all requests, and all that was asked, have ended. */
 void weir_redis_leases_destroy(weir_redis_leases_t *leases);
 
-/* Charges the items whose bits are set in `wanted`, and answers them; or none: then Redis is to be asked. */
-bool weir_redis_leases_take(weir_redis_leases_t *leases, weir_store_item_t *items, unsigned wanted, int64_t now_ns);
+/* Charges the items whose bits are set in `wanted`, and answers them; or none: then Redis is to be asked. *wanting: those whose
+ * slices should be larger - renew them after that, or they take what this one needs. */
+bool weir_redis_leases_take(weir_redis_leases_t *leases, weir_store_item_t *items, unsigned wanted, int64_t now_ns,
+                            unsigned *wanting);
+void weir_redis_leases_renew(weir_redis_leases_t *leases, const weir_store_item_t *items, unsigned wanting, int64_t now_ns);
 /* `given` of what the item was charged (below 0: so much more) goes back to its slice; false: that is over, and Redis is to be
  * told. */
 bool weir_redis_leases_put_back(weir_redis_leases_t *leases, const weir_store_item_t *item, int64_t given, int64_t now_ns);

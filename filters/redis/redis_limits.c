@@ -228,9 +228,13 @@ weir_store_answer_t weir_redis_limits_decide(weir_redis_limits_t *limits, weir_s
     weir_store_answer_t answer = decide_part(limits, &part, items, now_ns, ticket, admitted);
     if (answer != WEIR_STORE_DECIDED || !*admitted || remote == 0)
         return answer;
-    if (weir_redis_leases_take(limits->leases, items, remote, now_ns))
+    unsigned wanting;
+    bool is_taken = weir_redis_leases_take(limits->leases, items, remote, now_ns, &wanting);
+    if (!is_taken)
+        items[0].asked = weir_redis_ask(&limits->asking, items, remote, now_ns, ticket);
+    weir_redis_leases_renew(limits->leases, items, wanting, now_ns);
+    if (is_taken)
         return WEIR_STORE_DECIDED;
-    items[0].asked = weir_redis_ask(&limits->asking, items, remote, now_ns, ticket);
     return items[0].asked != NULL ? WEIR_STORE_PENDING : fall_back(limits, items, count, now_ns, ticket, admitted);
 }
 

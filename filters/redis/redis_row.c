@@ -2,30 +2,10 @@
 
 #include <assert.h>
 #include <string.h>
+#include "../core/decimal.h"
+#include "../core/hex.h"
 
-enum { NUMBER_MAX = 20, HEX_MAX = 16 };
-
-static char *put_number(char *at, int64_t number)
-{
-    char digits[NUMBER_MAX], *digit = digits + sizeof(digits);
-    uint64_t rest = number < 0 ? -(uint64_t)number : (uint64_t)number;
-    do {
-        *--digit = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest != 0);
-    if (number < 0)
-        *at++ = '-';
-    size_t len = (size_t)(digits + sizeof(digits) - digit);
-    memcpy(at, digit, len);
-    return at + len;
-}
-
-static char *put_hex(char *at, uint64_t number, unsigned digits)
-{
-    for (unsigned i = digits; i-- != 0; number >>= 4)
-        at[i] = "0123456789abcdef"[number & 15];
-    return at + digits;
-}
+enum { HEX_MAX = 16 };
 
 static char *put_text(char *at, const char *text, size_t len)
 {
@@ -76,16 +56,16 @@ size_t weir_redis_row_name(char out[WEIR_REDIS_ROW_NAME_MAX], weir_str_t prefix,
     const weir_store_limit_t *limit = item->limit;
     char kind = weir_redis_row_kind(limit), *at = out;
     size_t name_len = strlen(limit->name);
-    assert(prefix.len + name_len + sizeof("{}:l::k") + 2 * HEX_MAX + NUMBER_MAX <= WEIR_REDIS_ROW_NAME_MAX);
+    assert(prefix.len + name_len + sizeof("{}:l::k") + 2 * HEX_MAX + WEIR_DECIMAL_DIGITS_MAX <= WEIR_REDIS_ROW_NAME_MAX);
     at = put_text(at, prefix.base, prefix.len);
     *at++ = '{';
-    at = put_hex(put_hex(at, item->key.high, HEX_MAX), item->key.low, HEX_MAX);
+    at = weir_hex_write(weir_hex_write(at, item->key.high, HEX_MAX), item->key.low, HEX_MAX);
     at = put_text(at, "}:l:", 4);
     at = put_text(at, limit->name, name_len);
     *at++ = ':';
     *at++ = kind;
     if (kind == 's' || kind == 'x')
-        at = put_number(at, item->quota->window_ns / 1000);
+        at = weir_decimal_write(at, (uint64_t)item->quota->window_ns / 1000);
     return (size_t)(at - out);
 }
 
@@ -106,14 +86,17 @@ static void end_arg(weir_redis_args_t *args, char *end)
 
 void weir_redis_args_put_number(weir_redis_args_t *args, int64_t number)
 {
-    end_arg(args, put_number(args->at, number));
+    char *at = args->at;
+    if (number < 0)
+        *at++ = '-';
+    end_arg(args, weir_decimal_write(at, number < 0 ? -(uint64_t)number : (uint64_t)number));
 }
 
 void weir_redis_args_put_member(weir_redis_args_t *args, uint64_t sidecar, uint64_t id)
 {
-    char *at = put_hex(args->at, sidecar, HEX_MAX);
+    char *at = weir_hex_write(args->at, sidecar, HEX_MAX);
     *at++ = '-';
-    end_arg(args, put_hex(at, id, HEX_MAX));
+    end_arg(args, weir_hex_write(at, id, HEX_MAX));
 }
 
 void weir_redis_args_put_row(weir_redis_args_t *args, const weir_redis_row_t *row, uint64_t sidecar, int64_t first,

@@ -1,22 +1,17 @@
 #include <string.h>
+#include "../../filters/core/decimal.h"
 #include "link.h"
 
 static size_t digits_of(size_t number)
 {
-    size_t digits = 1;
-    while ((number /= 10) != 0)
-        ++digits;
-    return digits;
+    char digits[WEIR_DECIMAL_DIGITS_MAX];
+    return (size_t)(weir_decimal_write(digits, number) - digits);
 }
 
 static char *put_line(char *at, char kind, size_t number)
 {
-    size_t digits = digits_of(number);
     *at++ = kind;
-    for (size_t i = digits; i-- != 0; number /= 10)
-        at[i] = (char)('0' + number % 10);
-    memcpy(at + digits, "\r\n", 2);
-    return at + digits + 2;
+    return (char *)mempcpy(weir_decimal_write(at, number), "\r\n", 2);
 }
 
 size_t weir_redis_format_size(const weir_str_t *words, size_t count)

@@ -53,9 +53,17 @@ static weir_store_item_t item_of(weir_store_limit_t *limit, const weir_conf_quot
     return (weir_store_item_t){.limit = limit, .quota = quota, .key = {7, 9}, .cost = cost};
 }
 
+static bool take_items(weir_store_item_t *items, unsigned wanted)
+{
+    unsigned wanting;
+    bool is_taken = weir_redis_leases_take(leases, items, wanted, now_ns, &wanting);
+    weir_redis_leases_renew(leases, items, wanting, now_ns);
+    return is_taken;
+}
+
 static bool take(weir_store_item_t *item)
 {
-    return weir_redis_leases_take(leases, item, 1, now_ns);
+    return take_items(item, 1);
 }
 
 static bool take_one(weir_store_limit_t *limit, const weir_conf_quota_t *quota)
@@ -118,7 +126,10 @@ static void test_strict_has_none(void **state)
     weir_conf_store_redis_t conf = {.sync = WEIR_SYNC_STRICT, .lease_ppm = 100000, .timeout_ns = 20 * MS};
     weir_store_item_t item = item_of(&bucket, &of_bucket, 1);
     assert_null(weir_redis_leases_create(&conf, &remote->remote, STR("p:")));
-    assert_false(weir_redis_leases_take(NULL, &item, 1, now_ns));
+    unsigned wanting;
+    assert_false(weir_redis_leases_take(NULL, &item, 1, now_ns, &wanting));
+    assert_int_equal(wanting, 0);
+    weir_redis_leases_renew(NULL, &item, wanting, now_ns);
     assert_false(weir_redis_leases_put_back(NULL, &item, 1, now_ns));
     weir_redis_leases_tick(NULL, 0, now_ns);
     weir_redis_leases_destroy(NULL);
@@ -394,30 +405,65 @@ static void test_all_or_nothing(void **state)
 {
     weir_store_item_t items[] = {item_of(&bucket, &of_bucket, 1), item_of(&slots, &of_slots, 1), item_of(&window, &of_window, 1),
                                  item_of(&exact, &of_window, 1)};
-    assert_false(weir_redis_leases_take(leases, items, 5, now_ns));
-    assert_false(weir_redis_leases_take(leases, items, 5, now_ns));
+    assert_false(take_items(items, 5));
+    assert_false(take_items(items, 5));
     assert_int_equal(remote->count, 2);
     remoted_end(remote, remoted_last(remote), WEIR_REMOTE_LOST, NULL, now_ns);
     --remote->count; /* the bucket's */
     grant(10, 5000000);
     ++remote->count;
     for (int i = 0; i != 30; ++i) { /* the window has none: nothing is taken of the bucket */
-        assert_false(weir_redis_leases_take(leases, items, 5, now_ns));
+        assert_false(take_items(items, 5));
         assert_int_equal(items[0].kept, WEIR_KEPT_NOWHERE);
         assert_int_equal(items[0].charged_ns, -1);
         assert_false(items[0].leased);
     }
     assert_int_equal(remote->count, 2);
     now_ns += 100 * MS;
-    assert_false(weir_redis_leases_take(leases, items, 5, now_ns));
+    assert_false(take_items(items, 5));
     grant(20, 5000000);
-    assert_true(weir_redis_leases_take(leases, items, 5, now_ns));
+    assert_true(take_items(items, 5));
     assert_true(items[0].leased && items[2].leased);
     assert_int_equal(items[0].remaining, 9 + 55);
     assert_int_equal(items[2].remaining, 19 + 55);
-    assert_false(weir_redis_leases_take(leases, items, 7, now_ns)); /* slots and exact windows are asked for each time */
-    assert_false(weir_redis_leases_take(leases, items, 13, now_ns));
-    assert_false(weir_redis_leases_take(leases, items, 8, now_ns));
+    assert_false(take_items(items, 7)); /* slots and exact windows are asked for each time */
+    assert_false(take_items(items, 13));
+    assert_false(take_items(items, 8));
+}
+
+/* Neither here nor there is enough of it: what is here is given back, before Redis is asked for this one, and for a second the key
+ * has none. */
+static void test_a_rest_that_is_too_small_goes_back(void **state)
+{
+    weir_store_item_t item = item_of(&bucket, &of_bucket, 8);
+    get_slice(10);
+    for (int i = 0; i != 2; ++i)
+        assert_true(take_one(&bucket, &of_bucket));
+    assert_true(take(&item));
+    item = item_of(&bucket, &of_bucket, 3);
+    assert_false(take(&item));
+    check_ask(2, 10, 0, 0, 7000000);
+    answer((int64_t[]){5, 6000000, 4, 700000, 0, 8000000}); /* 4 more are there: enough */
+    item.cost = 4;
+    unsigned wanting;
+    assert_true(weir_redis_leases_take(leases, &item, 1, now_ns, &wanting));
+    item = item_of(&bucket, &of_bucket, 3);
+    assert_false(weir_redis_leases_take(leases, &item, 1, now_ns, &wanting));
+    assert_int_equal(remote->count, 2);
+    item.cost = 5;
+    assert_false(weir_redis_leases_take(leases, &item, 1, now_ns, &wanting));
+    check_ask(3, 0, 1, 0, 8000000);
+    assert_int_equal(wanting, 0);
+    char given[64];
+    snprintf(given, sizeof(given), "%s", remoted_last(remote)->args[ID]);
+    for (int i = 0; i != 9; ++i, now_ns += 100 * MS) {
+        assert_false(take_one(&bucket, &of_bucket));
+        assert_int_equal(remote->count, 3);
+    }
+    now_ns += 100 * MS;
+    assert_false(take_one(&bucket, &of_bucket));
+    check_ask(4, 10, 0, 0, 0);
+    assert_string_not_equal(remoted_last(remote)->args[ID], given); /* nobody takes the one for the other */
 }
 
 static void test_quotas_have_slices_of_their_own(void **state)
@@ -570,6 +616,7 @@ int main(void)
         TEST(test_what_is_not_spent_goes_back_to_its_slice),
         TEST(test_what_is_not_spent_of_a_slice_that_is_over),
         TEST(test_all_or_nothing),
+        TEST(test_a_rest_that_is_too_small_goes_back),
         TEST(test_quotas_have_slices_of_their_own),
         TEST(test_what_no_script_says_is_no_slice),
         TEST(test_how_large_it_is),
