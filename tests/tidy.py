@@ -219,25 +219,17 @@ def the_reference_is_the_committed_one():
 
 
 @check
-def every_example_is_right():
-    bad = []
-    for path in ["conf/weir.yaml"] + [f for f in FILES if re.match(r"conf/examples/.*\.yaml$", f)]:
-        answer = weir("-c", path, "--check")
-        if answer.returncode != 0:
-            bad.append(f"{path}: {(answer.stderr or answer.stdout).strip()}")
-    return bad
+def the_default_is_right():
+    answer = weir("-c", "conf/weir.yaml", "--check")
+    return [] if answer.returncode == 0 else [(answer.stderr or answer.stdout).strip()]
 
 
 @check
 def an_effective_configuration_is_a_configuration():
-    bad = []
-    for path in ["conf/weir.yaml"] + [f for f in FILES if re.match(r"conf/examples/.*\.yaml$", f)]:
-        once = weir("-c", path, "--print-config").stdout
-        again = subprocess.run([WEIR, "-c", "/dev/stdin", "--print-config"], cwd=ROOT, input=once, capture_output=True,
-                               text=True, timeout=60)
-        if not once or again.stdout != once:
-            bad.append(f"{path}: --print-config of its own output differs: {again.stderr.strip()}")
-    return bad
+    once = weir("-c", "conf/weir.yaml", "--print-config").stdout
+    again = subprocess.run([WEIR, "-c", "/dev/stdin", "--print-config"], cwd=ROOT, input=once, capture_output=True,
+                           text=True, timeout=60)
+    return [] if once and again.stdout == once else [f"--print-config of its own output differs: {again.stderr.strip()}"]
 
 
 # -- the house ---------------------------------------------------------------------------------------------------------
