@@ -1,14 +1,14 @@
 #include "admin.h"
 #include <arpa/inet.h>
-#include <assert.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <string.h>
+#include "../conf/cgroup.h"
 #include "explain.h"
 #include "force.h"
 #include "h1.h"
 #include "health.h"
 #include "page.h"
+#include "page_file.h"
 #include "problem.h"
 #include "forget.h"
 #include "redis/redis.h"
@@ -30,64 +30,6 @@ void weir_admin_refuse(h2o_req_t *req, weir_reason_t reason, int status, const c
     weir_problem_t problem = {.reason = reason, .status = status, .detail = detail};
     weir_page_add_field(req, "weir-reason", weir_reason_word(reason));
     weir_page_answer(req, status, "application/problem+json", weir_problem_body(&req->pool, &problem));
-}
-
-/* -- the page for people ------------------------------------------------------------------------------------------ */
-
-static const char page_start[] = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>weir</title>\n"
-                                 "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<style>";
-static const char page_style[] =
-    "\n:root { color-scheme: light dark }\n"
-    "body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }\n"
-    "a { margin-right: 1em }\npre { font-size: 13px; overflow-x: auto }\n";
-static const char page_middle[] =
-    "</style>\n<h1>weir</h1>\n<p id=\"line\" role=\"status\"></p>\n"
-    "<p><a href=\"status\">status</a><a href=\"metrics\">metrics</a><a href=\"config\">configuration</a>"
-    "<a href=\"healthz\">healthz</a><a href=\"readyz\">readyz</a></p>\n<pre id=\"status\"></pre>\n<script>";
-static const char page_script[] =
-    "\nasync function show() {\n"
-    "    const line = document.getElementById('line');\n"
-    "    try {\n"
-    "        const now = await (await fetch('status')).json();\n"
-    "        const state = now.draining ? 'draining' : now.ready ? 'ready' : 'starting';\n"
-    "        line.textContent = `${now.version}, ${state}, up ${now.uptime_seconds} s, ` +\n"
-    "            `${now.connections} connections, ${now.in_flight} requests in flight`;\n"
-    "        document.getElementById('status').textContent = JSON.stringify(now, null, 2);\n"
-    "    } catch {\n"
-    "        line.textContent = 'weir does not answer';\n"
-    "    }\n"
-    "    setTimeout(show, 1000);\n"
-    "}\n"
-    "show();\n";
-static const char page_end[] = "</script>\n</html>\n";
-
-/* 'sha256-...' of what stands inside a script or style element (CSP level 3, 6.7.3.3). */
-static void write_source_hash(FILE *file, const char *text)
-{
-    unsigned char digest[32], base64[48];
-    int made = EVP_Digest(text, strlen(text), digest, NULL, EVP_sha256(), NULL);
-    assert(made == 1);
-    EVP_EncodeBlock(base64, digest, sizeof(digest));
-    fprintf(file, "'sha256-%s'", base64);
-}
-
-static void answer_page(h2o_req_t *req)
-{
-    weir_page_writing_t policy, page;
-    weir_page_begin(&policy);
-    fputs("default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-          "script-src ",
-          policy.file);
-    write_source_hash(policy.file, page_script);
-    fputs("; style-src ", policy.file);
-    write_source_hash(policy.file, page_style);
-    weir_page_end(&policy);
-    weir_page_add_field(req, "content-security-policy", h2o_strdup(&req->pool, policy.text, policy.len).base);
-    weir_page_add_field(req, "referrer-policy", "no-referrer");
-    free(policy.text);
-    weir_page_begin(&page);
-    fprintf(page.file, "%s%s%s%s%s", page_start, page_style, page_middle, page_script, page_end);
-    weir_page_answer_written(req, "text/html; charset=utf-8", &page);
 }
 
 /* -- /metrics ----------------------------------------------------------------------------------------------------- */
@@ -131,8 +73,8 @@ static void collect_breakers(weir_server_t *server)
     for (size_t i = 0; i != snapshot->conf->upstreams.size; ++i) {
         const weir_conf_upstream_t *conf = &snapshot->conf->upstreams.entries[i];
         weir_health_t *health = weir_upstream_health(snapshot->upstreams[i]);
-        size_t count = conf->breaker.by_model ? weir_health_count(health) : 1;
-        for (size_t k = 0; k != count && conf->breaker.enabled; ++k)
+        size_t count = weir_health_shown(health, conf);
+        for (size_t k = 0; k != count; ++k)
             collect_breaker(server, conf, health, k);
     }
 }
@@ -172,6 +114,21 @@ static void collect_named(weir_server_t *server)
         show(server, WEIR_METRIC_CONNECTIONS, conf->listeners.entries[i].name);
         show(server, WEIR_METRIC_IN_FLIGHT, conf->listeners.entries[i].name);
     }
+    for (size_t i = 0; i != conf->upstreams.size; ++i)
+        if (conf->upstreams.entries[i].retry.enabled && conf->upstreams.entries[i].retry.attempts > 1)
+            show(server, WEIR_METRIC_RETRY_BUDGET_EXHAUSTED, conf->upstreams.entries[i].name);
+}
+
+/* What is bounded, and by what. */
+static void collect_bounds(weir_server_t *server)
+{
+    uint64_t memory_bytes = weir_conf_cgroup_memory_bytes("/");
+    set_gauge(server, WEIR_METRIC_CONNECTIONS_MAX, NULL, (double)server->max_connections);
+    set_gauge(server, WEIR_METRIC_BUFFERED, NULL, (double)server->buffered_bytes);
+    set_gauge(server, WEIR_METRIC_BUFFERED_MAX, NULL, (double)server->max_buffered_bytes);
+    weir_metrics_clear(server->metrics, WEIR_METRIC_MEMORY_LIMIT);
+    if (memory_bytes != 0)
+        set_gauge(server, WEIR_METRIC_MEMORY_LIMIT, NULL, (double)memory_bytes);
 }
 
 /* Without Redis the store is this process. */
@@ -192,9 +149,11 @@ static void collect(weir_server_t *server)
 {
     const char *version = WEIR_VERSION;
     set_gauge(server, WEIR_METRIC_BUILD_INFO, &version, 1);
+    set_gauge(server, WEIR_METRIC_CONFIG_LAST_RELOAD, NULL, server->last_reload_errors == NULL);
     set_gauge(server, WEIR_METRIC_CONFIG_LOADED_TIMESTAMP, NULL, (double)server->loaded_wall_ms / 1000);
     set_gauge(server, WEIR_METRIC_LOG_DROPPED, NULL, (double)weir_log_dropped(server->log));
     collect_store(server);
+    collect_bounds(server);
     show(server, WEIR_METRIC_CONFIG_RELOADS, "ok");
     show(server, WEIR_METRIC_CONFIG_RELOADS, "error");
     collect_named(server);
@@ -258,6 +217,21 @@ static void answer_metrics(h2o_req_t *req)
                      open_metrics ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
                                   : "text/plain; version=0.0.4; charset=utf-8",
                      body);
+}
+
+/* -- the page for people ------------------------------------------------------------------------------------------ */
+
+static void answer_page(h2o_req_t *req)
+{
+    weir_page_file_answer(req, 200);
+}
+
+/* It holds no data, and asks for the token. */
+static void answer_page_without_token(h2o_req_t *req)
+{
+    weir_page_add_field(req, "weir-reason", weir_reason_word(WEIR_REASON_FORBIDDEN));
+    weir_page_add_field(req, "vary", "accept");
+    weir_page_file_answer(req, 401);
 }
 
 /* -- the other pages ---------------------------------------------------------------------------------------------- */
@@ -395,15 +369,31 @@ static bool has_token(h2o_req_t *req, const char *token)
            CRYPTO_memcmp(value.base + scheme_len, token, strlen(token)) == 0;
 }
 
-/* A browser says where a POST or DELETE comes from; other clients say nothing. */
+static bool is_get(h2o_req_t *req)
+{
+    return weir_page_is_method(req, "GET") || weir_page_is_method(req, "HEAD");
+}
+
+static bool all_are(h2o_req_t *req, const char *field, h2o_iovec_t wanted, h2o_iovec_t or_else)
+{
+    for (ssize_t i = -1; (i = h2o_find_header_by_str(&req->headers, field, strlen(field), i)) != -1;) {
+        h2o_iovec_t value = req->headers.entries[i].value;
+        if (!h2o_lcstris(value.base, value.len, wanted.base, wanted.len) &&
+            !h2o_lcstris(value.base, value.len, or_else.base, or_else.len))
+            return false;
+    }
+    return true;
+}
+
+/* A browser says where what changes something comes from (Fetch Metadata; `none`: from no page); other clients say
+ * nothing. */
 static bool is_same_origin(h2o_req_t *req)
 {
-    ssize_t i = h2o_find_header_by_str(&req->headers, H2O_STRLIT("origin"), -1);
-    if (i == -1)
-        return true;
-    h2o_iovec_t origin = req->headers.entries[i].value;
     h2o_iovec_t own = h2o_concat(&req->pool, h2o_iovec_init(H2O_STRLIT("http://")), req->authority);
-    return h2o_lcstris(origin.base, origin.len, own.base, own.len);
+    if (!all_are(req, "origin", own, own))
+        return false;
+    return is_get(req) || all_are(req, "sec-fetch-site", h2o_iovec_init(H2O_STRLIT("same-origin")),
+                                  h2o_iovec_init(H2O_STRLIT("none")));
 }
 
 /* Whether the admin listener must not answer; then it was refused. */
@@ -416,7 +406,10 @@ static bool is_refused(h2o_req_t *req, const page_t *page)
     }
     if (admin->token != NULL && (page == NULL || page->needs_token) && !has_token(req, admin->token)) {
         weir_page_add_field(req, "www-authenticate", "Bearer realm=\"weir\"");
-        weir_admin_refuse(req, WEIR_REASON_FORBIDDEN, 401, "This needs the bearer token of admin.token.");
+        if (page != NULL && page->answer == answer_page && is_get(req) && accept_weight(req, "text/html") != 0)
+            answer_page_without_token(req);
+        else
+            weir_admin_refuse(req, WEIR_REASON_FORBIDDEN, 401, "This needs the bearer token of admin.token.");
         return true;
     }
     if (!is_same_origin(req)) {
@@ -438,9 +431,9 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         weir_admin_refuse(req, WEIR_REASON_NO_ROUTE, 404, "There is nothing here.");
         return 0;
     }
-    bool is_get = strcmp(page->method, "GET") == 0;
-    if (!weir_page_is_method(req, page->method) && !(is_get && weir_page_is_method(req, "HEAD"))) {
-        weir_page_add_field(req, "allow", is_get ? "GET, HEAD" : page->method);
+    bool only_reads = strcmp(page->method, "GET") == 0;
+    if (only_reads ? !is_get(req) : !weir_page_is_method(req, page->method)) {
+        weir_page_add_field(req, "allow", only_reads ? "GET, HEAD" : page->method);
         weir_admin_refuse(req, WEIR_REASON_METHOD, 405, NULL);
         return 0;
     }

@@ -105,6 +105,14 @@ static void count_retry(const weir_call_t *call)
     weir_metrics_add(worker->metrics, weir_metrics_series(metrics, NULL, WEIR_METRIC_RETRIES, labels), 1);
 }
 
+static void count_spent_budget(const weir_call_t *call)
+{
+    weir_worker_t *worker = call->request.worker;
+    weir_metrics_t *metrics = worker->server->metrics;
+    const char *labels[] = {conf_of(call)->name};
+    weir_metrics_add(worker->metrics, weir_metrics_series(metrics, NULL, WEIR_METRIC_RETRY_BUDGET_EXHAUSTED, labels), 1);
+}
+
 /* Each one it fell through, once there is one that is asked. */
 static void count_fallbacks(weir_call_t *call)
 {
@@ -368,6 +376,7 @@ static bool plan_retry(weir_call_t *call, const weir_call_head_t *head)
         return false;
     if (!weir_health_take_retry(health_of(call), conf)) {
         call->stats.budget_spent = true;
+        count_spent_budget(call);
         return false;
     }
     call->delay_ns = delay_ns;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include "accept.h"
 #include "h1.h"
+#include "notify.h"
 #include "redis/fleet.h"
 #include "redis/redis.h"
 #include "reload.h"
@@ -12,6 +13,7 @@
 
 static const int64_t LOOK_NS = 10 * INT64_C(1000000);
 static const int64_t LAST_ANSWERS_NS = 1500 * INT64_C(1000000);
+static const int64_t AFTER_TIMEOUT_NS = 5000 * INT64_C(1000000); /* is enough for threads and logs to end */
 
 /*   NOT_YET --signal--> DELAY --its time--> EMPTY --all workers empty--> RELEASE --all released--> LAST --> DONE
  *                         |                   |                            |                      |
@@ -177,7 +179,8 @@ static void on_delay_over(h2o_timeout_entry_t *entry)
 
 void weir_drain_signal(weir_drain_t *drain)
 {
-    int64_t delay_ns = drain->server->snapshot->conf->server.drain.delay_ns;
+    const weir_conf_t *conf = drain->server->snapshot->conf;
+    int64_t delay_ns = conf->server.drain.delay_ns;
     if (drain->phase != WEIR_DRAIN_NOT_YET) {
         if (drain->phase < WEIR_DRAIN_DONE)
             cut(drain);
@@ -185,6 +188,7 @@ void weir_drain_signal(weir_drain_t *drain)
     }
     atomic_store(&drain->server->draining, true);
     enter(drain, WEIR_DRAIN_DELAY);
+    weir_notify_stopping(delay_ns + conf->server.drain.timeout_ns + AFTER_TIMEOUT_NS);
     drain->timer.cb = on_delay_over;
     if (delay_ns == 0) {
         empty(drain);

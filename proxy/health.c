@@ -426,6 +426,11 @@ size_t weir_health_count(weir_health_t *health)
     return count;
 }
 
+size_t weir_health_shown(weir_health_t *health, const weir_conf_upstream_t *conf)
+{
+    return !conf->breaker.enabled ? 0 : conf->breaker.by_model ? weir_health_count(health) : 1;
+}
+
 weir_health_state_t weir_health_state(weir_health_t *health, const weir_conf_upstream_t *conf, size_t breaker)
 {
     weir_breaker_quota_t quota = quota_of(conf);

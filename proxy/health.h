@@ -68,6 +68,7 @@ typedef struct {
     uint32_t requests, failures;
 } weir_health_state_t;
 size_t weir_health_count(weir_health_t *health);
+size_t weir_health_shown(weir_health_t *health, const weir_conf_upstream_t *conf); /* those that are used now */
 weir_health_state_t weir_health_state(weir_health_t *health, const weir_conf_upstream_t *conf, size_t breaker);
 
 /* Who is paused: in how many ways, of models and credentials, and for how much longer at most. */

@@ -12,7 +12,7 @@
 #include <xxhash.h>
 #include "json_out.h"
 
-typedef enum { COUNTER, GAUGE, HISTOGRAM_OVERHEAD, HISTOGRAM_DURATION } kind_t;
+typedef enum { COUNTER, GAUGE, HISTOGRAM_OVERHEAD, HISTOGRAM_DURATION, HISTOGRAM_TRACED } kind_t;
 
 static const struct {
     kind_t kind;
@@ -50,6 +50,7 @@ enum {
     LABEL_VALUE_MAX = 512, /* bytes of a value, before escaping */
     LABELS_TEXT_MAX = 4096,
     TENANT_NAME_MAX = 128,
+    EXEMPLAR_KEPT_MS = 1000,
 };
 
 typedef struct {
@@ -62,6 +63,16 @@ struct weir_metrics_worker {
     chunk_t *_Atomic chunks[CHUNKS_MAX];
 };
 
+/* A recent observation of one bucket, of any worker. A sequence lock: `turn` is odd while one writes, and another one
+ * that would, too, leaves it. All fields are atomic, stored by release and loaded by acquire: who sees a field of a
+ * writer sees his odd turn. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t began_ms; /* Unix time; 0: nothing was kept yet */
+    _Atomic int64_t ns;
+    _Atomic uint64_t trace_id[WEIR_TRACE_ID_BYTES / sizeof(uint64_t)];
+    _Atomic uint32_t turn;
+} exemplar_t;
+
 typedef enum { COUNTED, SET, CLEARED } source_t;
 
 typedef struct series {
@@ -70,6 +81,7 @@ typedef struct series {
     uint64_t hash;
     weir_metric_t metric;
     uint32_t slot;
+    exemplar_t *exemplars;  /* by bucket; NULL: it has none */
     _Atomic int source;     /* source_t */
     _Atomic uint64_t value; /* SET: the bits of a double */
 } series_t;
@@ -90,8 +102,8 @@ struct weir_metrics {
     series_t **table; /* open addressing, by hash */
     size_t table_capacity, series_count;
     uint32_t next_slot;
-    series_t **_Atomic owners[CHUNKS_MAX]; /* whose a slot is, by its number */
-    tenant_t *tenants;                     /* [0] is __other__ */
+    series_t *_Atomic *_Atomic owners[CHUNKS_MAX]; /* whose a slot is, by its number */
+    tenant_t *tenants;                             /* [0] is __other__ */
     size_t tenant_capacity;
     _Atomic size_t tenant_count;
     _Atomic uint32_t *tenant_table; /* open addressing: numbers, 0 is free; filled only */
@@ -108,7 +120,7 @@ static void *allocate(size_t count, size_t size)
 
 static bool is_histogram(weir_metric_t metric)
 {
-    return families[metric].kind == HISTOGRAM_OVERHEAD || families[metric].kind == HISTOGRAM_DURATION;
+    return families[metric].kind >= HISTOGRAM_OVERHEAD;
 }
 
 /* Makes room for chunk `index` in every worker. */
@@ -163,10 +175,11 @@ void weir_metrics_destroy(weir_metrics_t *metrics)
     for (size_t i = 0; i != metrics->table_capacity; ++i)
         if (metrics->table[i] != NULL) {
             free((char *)metrics->table[i]->labels);
+            free(metrics->table[i]->exemplars);
             free(metrics->table[i]);
         }
     for (size_t chunk = 0; chunk != CHUNKS_MAX; ++chunk)
-        free(metrics->owners[chunk]);
+        free((void *)metrics->owners[chunk]);
     free(metrics->workers);
     free(metrics->table);
     free(metrics->tenants);
@@ -264,6 +277,14 @@ static uint32_t take_slots(weir_metrics_t *metrics, uint32_t count)
     return slot;
 }
 
+static exemplar_t *create_exemplars(void)
+{
+    exemplar_t *exemplars = aligned_alloc(_Alignof(exemplar_t), BUCKETS * sizeof(*exemplars));
+    assert(exemplars != NULL);
+    memset((void *)exemplars, 0, BUCKETS * sizeof(*exemplars));
+    return exemplars;
+}
+
 static series_t *make_series(weir_metrics_t *metrics, weir_metric_t metric, const char *labels, uint64_t hash)
 {
     uint32_t slot = 0;
@@ -277,7 +298,9 @@ static series_t *make_series(weir_metrics_t *metrics, weir_metric_t metric, cons
     series->hash = hash;
     series->metric = metric;
     series->slot = slot | (families[metric].kind == HISTOGRAM_OVERHEAD ? OVERHEAD_BIT : 0);
-    metrics->owners[slot / CHUNK_SLOTS][slot % CHUNK_SLOTS] = series;
+    if (families[metric].kind == HISTOGRAM_TRACED)
+        series->exemplars = create_exemplars();
+    atomic_store_explicit(&metrics->owners[slot / CHUNK_SLOTS][slot % CHUNK_SLOTS], series, memory_order_release);
     if (metrics->families[metric].last != NULL)
         atomic_store_explicit(&metrics->families[metric].last->next, series, memory_order_release);
     else
@@ -381,7 +404,8 @@ void weir_metrics_add(weir_metrics_worker_t *worker, uint32_t slot, int64_t n)
     add_to(slot_of(worker, slot), n);
 }
 
-void weir_metrics_observe(weir_metrics_worker_t *worker, uint32_t slot, int64_t ns)
+/* Returns the bucket. */
+static inline __attribute__((always_inline)) size_t observe(weir_metrics_worker_t *worker, uint32_t slot, int64_t ns)
 {
     const int64_t *bounds = slot & OVERHEAD_BIT ? overhead_bounds : duration_bounds;
     size_t bucket = 0;
@@ -390,6 +414,12 @@ void weir_metrics_observe(weir_metrics_worker_t *worker, uint32_t slot, int64_t 
     _Atomic int64_t *slots = slot_of(worker, slot & ~OVERHEAD_BIT);
     add_to(&slots[bucket], 1);
     add_to(&slots[BUCKETS], ns);
+    return bucket;
+}
+
+void weir_metrics_observe(weir_metrics_worker_t *worker, uint32_t slot, int64_t ns)
+{
+    observe(worker, slot, ns);
 }
 
 int64_t weir_metrics_value(weir_metrics_t *metrics, uint32_t slot)
@@ -400,14 +430,136 @@ int64_t weir_metrics_value(weir_metrics_t *metrics, uint32_t slot)
     return sum;
 }
 
+/* -- exemplars ---------------------------------------------------------------------------------------------------- */
+
+/* NULL: nobody's slot, or not seen on this thread yet. */
+static series_t *owner_of(weir_metrics_t *metrics, uint32_t slot)
+{
+    slot &= ~OVERHEAD_BIT;
+    series_t *_Atomic *owners = atomic_load_explicit(&metrics->owners[slot / CHUNK_SLOTS], memory_order_acquire);
+    return atomic_load_explicit(&owners[slot % CHUNK_SLOTS], memory_order_acquire);
+}
+
+/* Of another second, before or after: what is observed together began in any order, and the wall clock may be set. */
+static bool is_of_another_second(const exemplar_t *exemplar, int64_t began_ms)
+{
+    uint64_t since = (uint64_t)began_ms - (uint64_t)atomic_load_explicit(&exemplar->began_ms, memory_order_relaxed);
+    return since + EXEMPLAR_KEPT_MS >= 2 * EXEMPLAR_KEPT_MS;
+}
+
+__attribute__((noinline)) static void write_exemplar(exemplar_t *exemplar, int64_t ns, const char *trace_id,
+                                                     int64_t began_ms)
+{
+    uint32_t turn = atomic_load_explicit(&exemplar->turn, memory_order_relaxed);
+    if (turn % 2 != 0 || !atomic_compare_exchange_strong_explicit(&exemplar->turn, &turn, turn + 1,
+                                                                  memory_order_acquire, memory_order_relaxed))
+        return;
+    uint64_t words[WEIR_TRACE_ID_BYTES / sizeof(uint64_t)];
+    memcpy(words, trace_id, sizeof(words));
+    for (size_t i = 0; i != sizeof(words) / sizeof(*words); ++i)
+        atomic_store_explicit(&exemplar->trace_id[i], words[i], memory_order_release);
+    atomic_store_explicit(&exemplar->ns, ns, memory_order_release);
+    atomic_store_explicit(&exemplar->began_ms, began_ms, memory_order_release);
+    atomic_store_explicit(&exemplar->turn, turn + 2, memory_order_release);
+}
+
+/* False when there is none, or one is being written just now. */
+static bool read_exemplar(const exemplar_t *exemplar, char trace_id[WEIR_TRACE_ID_BYTES], int64_t *ns,
+                          int64_t *began_ms)
+{
+    uint64_t words[WEIR_TRACE_ID_BYTES / sizeof(uint64_t)];
+    uint32_t turn = atomic_load_explicit(&exemplar->turn, memory_order_acquire);
+    for (size_t i = 0; i != sizeof(words) / sizeof(*words); ++i)
+        words[i] = atomic_load_explicit(&exemplar->trace_id[i], memory_order_acquire);
+    *ns = atomic_load_explicit(&exemplar->ns, memory_order_acquire);
+    *began_ms = atomic_load_explicit(&exemplar->began_ms, memory_order_acquire);
+    memcpy(trace_id, words, sizeof(words));
+    return turn != 0 && turn % 2 == 0 && atomic_load_explicit(&exemplar->turn, memory_order_relaxed) == turn;
+}
+
+void weir_metrics_observe_traced(weir_metrics_worker_t *worker, uint32_t slot, int64_t ns, const char *trace_id,
+                                 int64_t began_wall_ms)
+{
+    size_t bucket = observe(worker, slot, ns);
+    series_t *series = trace_id != NULL ? owner_of(worker->metrics, slot) : NULL;
+    if (series != NULL && series->exemplars != NULL && is_of_another_second(&series->exemplars[bucket], began_wall_ms))
+        write_exemplar(&series->exemplars[bucket], ns, trace_id, began_wall_ms);
+}
+
+/* -- what was counted so far -------------------------------------------------------------------------------------- */
+
+/* The value of one of a series' labels as it is written, escaped; *len 0 when there is none. */
+static const char *value_of(const char *labels, const char *name, size_t *len)
+{
+    size_t name_len = strlen(name);
+    for (const char *at = labels; *at != '\0';) {
+        const char *value = strchr(at, '=') + 2, *end = value;
+        while (*end != '"')
+            end += *end == '\\' ? 2 : 1;
+        *len = (size_t)(end - value);
+        if ((size_t)(value - at) == name_len + 2 && memcmp(at, name, name_len) == 0)
+            return value;
+        at = end + 1 + (end[1] == ',');
+    }
+    *len = 0;
+    return labels;
+}
+
+static bool says(const char *labels, const char *name, const char *wanted)
+{
+    size_t len;
+    const char *value = value_of(labels, name, &len);
+    return strlen(wanted) == len && memcmp(value, wanted, len) == 0;
+}
+
+static void add_word(weir_metrics_sums_t *sums, const char *word, size_t len, int64_t n)
+{
+    size_t i = 0;
+    sums->sum += n;
+    if (len > WEIR_METRICS_WORD_BYTES)
+        return;
+    while (i != sums->count && (strlen(sums->words[i].word) != len || memcmp(sums->words[i].word, word, len) != 0))
+        ++i;
+    if (i == WEIR_METRICS_WORDS_MAX)
+        return;
+    if (i == sums->count) {
+        memcpy(sums->words[i].word, word, len);
+        sums->words[i].word[len] = '\0';
+        ++sums->count;
+    }
+    sums->words[i].sum += n;
+}
+
+weir_metrics_sums_t weir_metrics_sums(weir_metrics_t *metrics, weir_metric_t metric, const char *where, const char *is,
+                                      const char *label, size_t bytes)
+{
+    assert(!is_histogram(metric));
+    weir_metrics_sums_t sums = {.sum = 0};
+    series_t *series = atomic_load_explicit(&metrics->families[metric].first, memory_order_acquire);
+    for (; series != NULL; series = atomic_load_explicit(&series->next, memory_order_acquire)) {
+        size_t len;
+        const char *word = value_of(series->labels, label, &len);
+        if (where == NULL || says(series->labels, where, is))
+            add_word(&sums, word, len < bytes ? len : bytes, weir_metrics_value(metrics, series->slot));
+    }
+    return sums;
+}
+
+int64_t weir_metrics_sum_of(const weir_metrics_sums_t *sums, const char *word)
+{
+    for (size_t i = 0; i != sums->count; ++i)
+        if (strcmp(sums->words[i].word, word) == 0)
+            return sums->words[i].sum;
+    return 0;
+}
+
 /* -- what is scraped ---------------------------------------------------------------------------------------------- */
 
 void weir_metrics_set(weir_metrics_t *metrics, uint32_t slot, double value)
 {
     if (slot == 0)
         return;
-    series_t **owners = atomic_load_explicit(&metrics->owners[slot / CHUNK_SLOTS], memory_order_acquire);
-    series_t *series = owners[slot % CHUNK_SLOTS];
+    series_t *series = owner_of(metrics, slot);
     uint64_t bits;
     memcpy(&bits, &value, sizeof(bits));
     atomic_store_explicit(&series->value, bits, memory_order_relaxed);
@@ -462,7 +614,20 @@ static void write_labels(FILE *out, const char *labels)
         fprintf(out, "{%s}", labels);
 }
 
-static void render_histogram(weir_metrics_t *metrics, const series_t *series, FILE *out)
+/* An exemplar as OpenMetrics has it behind a bucket's count (OpenMetrics 1.0, 6.2). */
+static void render_exemplar(const exemplar_t *exemplar, FILE *out)
+{
+    char trace_id[WEIR_TRACE_ID_BYTES];
+    int64_t ns, began_ms;
+    if (!read_exemplar(exemplar, trace_id, &ns, &began_ms))
+        return;
+    int64_t ended_ms = began_ms + ns / MS;
+    fprintf(out, " # {trace_id=\"%.*s\"} ", WEIR_TRACE_ID_BYTES, trace_id);
+    write_seconds(out, ns);
+    fprintf(out, " %" PRId64 ".%03d", ended_ms / 1000, (int)(ended_ms % 1000));
+}
+
+static void render_histogram(weir_metrics_t *metrics, const series_t *series, bool open_metrics, FILE *out)
 {
     const char *name = families[series->metric].name, *comma = *series->labels != '\0' ? "," : "";
     const int64_t *bounds = series->slot & OVERHEAD_BIT ? overhead_bounds : duration_bounds;
@@ -472,7 +637,10 @@ static void render_histogram(weir_metrics_t *metrics, const series_t *series, FI
         count += weir_metrics_value(metrics, slot + bucket);
         fprintf(out, "%s_bucket{%s%sle=\"", name, series->labels, comma);
         write_bound(out, bounds[bucket]);
-        fprintf(out, "\"} %" PRId64 "\n", count);
+        fprintf(out, "\"} %" PRId64, count);
+        if (open_metrics && series->exemplars != NULL)
+            render_exemplar(&series->exemplars[bucket], out);
+        putc('\n', out);
     }
     fprintf(out, "%s_sum", name);
     write_labels(out, series->labels);
@@ -483,13 +651,13 @@ static void render_histogram(weir_metrics_t *metrics, const series_t *series, FI
     fprintf(out, " %" PRId64 "\n", count);
 }
 
-static void render_series(weir_metrics_t *metrics, const series_t *series, FILE *out)
+static void render_series(weir_metrics_t *metrics, const series_t *series, bool open_metrics, FILE *out)
 {
     int source = atomic_load_explicit(&series->source, memory_order_acquire);
     if (source == CLEARED)
         return;
     if (is_histogram(series->metric)) {
-        render_histogram(metrics, series, out);
+        render_histogram(metrics, series, open_metrics, out);
         return;
     }
     fputs(families[series->metric].name, out);
@@ -514,7 +682,7 @@ static bool ends_with(const char *text, size_t len, const char *end)
 
 static void announce(weir_metric_t metric, bool open_metrics, FILE *out)
 {
-    static const char *const types[] = {"counter", "gauge", "histogram", "histogram"};
+    static const char *const types[] = {"counter", "gauge", "histogram", "histogram", "histogram"};
     static const char *const units[] = {"_seconds", "_bytes", "_ratio"};
     const char *name = families[metric].name;
     size_t len = strlen(name);
@@ -598,7 +766,7 @@ char *weir_metrics_render(weir_metrics_t *metrics, int open_metrics, size_t *len
         announce(metric, open_metrics, out);
         series_t *series = atomic_load_explicit(&metrics->families[metric].first, memory_order_acquire);
         for (; series != NULL; series = atomic_load_explicit(&series->next, memory_order_acquire))
-            render_series(metrics, series, out);
+            render_series(metrics, series, open_metrics, out);
     }
     if (open_metrics)
         fputs("# EOF\n", out);

@@ -7,6 +7,7 @@
 #include "binding.h"
 #include "h1.h"
 #include "keep.h"
+#include "notify.h"
 #include "redis/redis.h"
 #include "snapshot.h"
 #include "tls.h"
@@ -427,6 +428,7 @@ bool weir_server_reload(weir_server_t *server, char **errors)
         *errors = h2o_strdup(NULL, H2O_STRLIT("weir is draining\n")).base;
         return false;
     }
+    weir_notify_reloading();
     weir_watch_look(server->watch);
     bool fine = load_and_apply(server, errors);
     if (!fine && *errors == NULL)
@@ -438,6 +440,7 @@ bool weir_server_reload(weir_server_t *server, char **errors)
         weir_log_event(WEIR_LOG_INFO, "the configuration was loaded again");
     else
         log_lines(WEIR_LOG_ERROR, "the configuration stays as it was: ", *errors);
+    weir_notify_ready();
     return fine;
 }
 

@@ -80,8 +80,11 @@ void weir_exchange_count_end(weir_exchange_t *exchange, int status, int64_t over
 
     weir_metrics_add(metrics, find(exchange, &series->in_flight, WEIR_METRIC_IN_FLIGHT, &listener), -1);
     weir_metrics_observe(metrics, find(exchange, &series->overhead, WEIR_METRIC_OVERHEAD, &listener), overhead_ns);
-    weir_metrics_observe(metrics, find(exchange, &route_series_of(exchange)->duration, WEIR_METRIC_REQUEST_DURATION,
-                                       (const char *[]){listener, route}), duration_ns);
+    uint32_t duration = find(exchange, &route_series_of(exchange)->duration, WEIR_METRIC_REQUEST_DURATION,
+                             (const char *[]){listener, route});
+    weir_str_t trace_id = exchange->request.trace_id;
+    weir_metrics_observe_traced(metrics, duration, duration_ns, trace_id.len == WEIR_TRACE_ID_BYTES ? trace_id.base : NULL,
+                                exchange->request.wall_ms);
     count_status(exchange, listener, route, status);
     count_reason(exchange, listener, route);
 }

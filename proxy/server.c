@@ -12,10 +12,13 @@
 #include "admin.h"
 #include "drain.h"
 #include "exchange.h"
+#include "history.h"
 #include "keep.h"
+#include "notify.h"
 #include "redis/fleet.h"
 #include "redis/redis.h"
 #include "reload.h"
+#include "sample.h"
 #include "ticket.h"
 #include "resolver.h"
 #include "watch.h"
@@ -68,29 +71,36 @@ static void set_allocator(size_t workers)
     mallopt(M_TRIM_THRESHOLD, TRIM_FROM_BYTES);
 }
 
-/* The most that connections and requests held in the last second. */
-static size_t held_bytes(weir_server_t *server)
+/* The most requests that each worker had in the last second. */
+static size_t most_in_flight(weir_server_t *server)
 {
-    size_t bytes = atomic_load(&server->connections) * CONNECTION_BYTES;
+    size_t most = 0;
     for (size_t i = 0; i < server->worker_count; ++i) {
         weir_worker_t *worker = server->workers[i];
         size_t in_flight = atomic_load(&worker->in_flight), peak = atomic_exchange(&worker->in_flight_peak, 0);
-        bytes += (peak > in_flight ? peak : in_flight) * EXCHANGE_BYTES;
+        most += peak > in_flight ? peak : in_flight;
     }
-    return bytes;
+    return most;
 }
 
 /* When the load has halved, what it held goes back to the kernel - from here, as that takes a while. */
-static void on_second(h2o_timeout_entry_t *entry)
+static void give_back(process_t *process, size_t in_flight)
 {
-    process_t *process = H2O_STRUCT_FROM_MEMBER(process_t, second, entry);
-    size_t bytes = held_bytes(&process->server);
+    size_t bytes = atomic_load(&process->server.connections) * CONNECTION_BYTES + in_flight * EXCHANGE_BYTES;
     if (bytes > process->peak_bytes)
         process->peak_bytes = bytes;
     if (process->peak_bytes >= TRIM_BYTES && bytes <= process->peak_bytes / 2) {
         malloc_trim(0);
         process->peak_bytes = bytes;
     }
+}
+
+static void on_second(h2o_timeout_entry_t *entry)
+{
+    process_t *process = H2O_STRUCT_FROM_MEMBER(process_t, second, entry);
+    size_t in_flight = most_in_flight(&process->server);
+    give_back(process, in_flight);
+    weir_sample_take(&process->server, in_flight);
     process->server.store->dedup_tidy(process->server.store, weir_clock_turn_ns);
     weir_exchange_watch_filters(&process->server);
     weir_timer_start(process->server.control, entry, SECOND_NS);
@@ -224,6 +234,7 @@ static bool create_shared(process_t *process, weir_conf_t *conf)
         return false;
     }
     server->metrics = weir_metrics_create(server->worker_count + 1, (size_t)conf->metrics.tenant_series);
+    server->history = weir_history_create(weir_clock_now_ns());
     server->resolver = weir_resolver_create();
     server->store = create_store(server);
     return server->store != NULL;
@@ -270,6 +281,7 @@ static bool begin(process_t *process, weir_conf_t *conf)
     process->second.cb = on_second;
     weir_timer_start(server->control, &process->second, SECOND_NS);
     atomic_store(&server->ready, true);
+    weir_notify_ready();
     weir_log_event(WEIR_LOG_INFO, "weir " WEIR_VERSION " runs, workers: %zu", server->worker_count);
     return true;
 }
@@ -307,6 +319,7 @@ static void end(process_t *process)
     server->store->destroy(server->store);
     weir_fleet_destroy(server->fleet);
     weir_redis_destroy(server->redis);
+    weir_history_destroy(server->history);
     weir_metrics_destroy(server->metrics);
     weir_log_destroy(server->log);
     weir_conf_release(server->first_conf);

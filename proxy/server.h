@@ -117,6 +117,7 @@ struct weir_server {
     weir_store_t *store;
     struct weir_redis *redis; /* redis/redis.h; NULL: the store is in memory */
     struct weir_keep *keep; /* keep.h; NULL: what the store knows is gone at the end */
+    struct weir_history *history; /* history.h; control thread only */
     struct weir_resolver *resolver;
     struct weir_fleet *fleet; /* redis/fleet.h; NULL: there is none */
     weir_worker_t **workers;

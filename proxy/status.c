@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 #include "health.h"
+#include "history.h"
 #include "page.h"
 #include "redis/redis.h"
 #include "upstream.h"
@@ -17,6 +18,13 @@ static const char *format_time(char text[32], int64_t wall_ms)
     struct tm tm;
     gmtime_r(&second, &tm);
     strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return text;
+}
+
+static const char *format_time_ms(char text[32], int64_t wall_ms)
+{
+    format_time(text, wall_ms);
+    sprintf(text + strlen(text) - 1, ".%03dZ", (int)(wall_ms % 1000));
     return text;
 }
 
@@ -82,6 +90,7 @@ static void write_process(weir_json_out_t *out, weir_server_t *server)
     int64_t in_flight = 0;
     for (size_t i = 0; i != conf->listeners.size; ++i)
         in_flight += gauge_of(server, WEIR_METRIC_IN_FLIGHT, conf->listeners.entries[i].name);
+    weir_json_out_string(out, "now", format_time_ms(text, weir_clock_wall_ms()));
     weir_json_out_string(out, "version", WEIR_VERSION);
     weir_json_out_string(out, "started_at", format_time(text, server->started_wall_ms));
     weir_json_out_integer(out, "uptime_seconds", (weir_clock_wall_ms() - server->started_wall_ms) / 1000);
@@ -91,6 +100,73 @@ static void write_process(weir_json_out_t *out, weir_server_t *server)
     weir_json_out_integer(out, "connections", (int64_t)server->connections);
     weir_json_out_integer(out, "in_flight", in_flight);
     write_config(out, server);
+}
+
+/* -- what was counted --------------------------------------------------------------------------------------------- */
+
+static weir_metrics_sums_t sums_of(weir_server_t *server, weir_metric_t metric, const char *label)
+{
+    return weir_metrics_sums(server->metrics, metric, NULL, NULL, label, SIZE_MAX);
+}
+
+/* Those that occurred. */
+static void write_sums(weir_json_out_t *out, const char *key, const weir_metrics_sums_t *sums)
+{
+    weir_json_out_open(out, key, '{');
+    for (size_t i = 0; i != sums->count; ++i)
+        if (sums->words[i].sum != 0)
+            weir_json_out_integer(out, sums->words[i].word, sums->words[i].sum);
+    weir_json_out_close(out, '}');
+}
+
+static void write_requests(weir_json_out_t *out, weir_server_t *server)
+{
+    weir_metrics_sums_t classes = weir_metrics_sums(server->metrics, WEIR_METRIC_REQUESTS, NULL, NULL, "status", 1);
+    weir_metrics_sums_t reasons = sums_of(server, WEIR_METRIC_REFUSED, "reason");
+    weir_json_out_open(out, "requests", '{');
+    weir_json_out_integer(out, "total", classes.sum);
+    weir_json_out_integer(out, "2xx", weir_metrics_sum_of(&classes, "2"));
+    weir_json_out_integer(out, "3xx", weir_metrics_sum_of(&classes, "3"));
+    weir_json_out_integer(out, "4xx", weir_metrics_sum_of(&classes, "4"));
+    weir_json_out_integer(out, "5xx", weir_metrics_sum_of(&classes, "5"));
+    write_sums(out, "refused", &reasons);
+    weir_json_out_close(out, '}');
+}
+
+static void write_tokens(weir_json_out_t *out, weir_server_t *server)
+{
+    weir_metrics_sums_t types = sums_of(server, WEIR_METRIC_LLM_TOKENS, "type");
+    weir_json_out_open(out, "tokens", '{');
+    weir_json_out_integer(out, "input", weir_metrics_sum_of(&types, "input"));
+    weir_json_out_integer(out, "cached", weir_metrics_sum_of(&types, "cached"));
+    weir_json_out_integer(out, "output", weir_metrics_sum_of(&types, "output"));
+    weir_json_out_close(out, '}');
+}
+
+static void write_history_series(weir_json_out_t *out, const weir_history_t *history, const char *key,
+                                 weir_history_series_t series)
+{
+    int64_t values[WEIR_HISTORY_STEPS];
+    weir_history_values(history, series, values);
+    weir_json_out_open(out, key, '[');
+    for (size_t i = 0; i != weir_history_count(history); ++i)
+        weir_json_out_integer(out, NULL, values[i]);
+    weir_json_out_close(out, ']');
+}
+
+static void write_history(weir_json_out_t *out, const weir_history_t *history)
+{
+    char text[32];
+    int64_t ago_ns = weir_clock_now_ns() - weir_history_until_ns(history);
+    weir_json_out_open(out, "history", '{');
+    weir_json_out_integer(out, "step_seconds", WEIR_HISTORY_STEP_SECONDS);
+    weir_json_out_string(out, "until", format_time_ms(text, weir_clock_wall_ms() - ago_ns / 1000000));
+    write_history_series(out, history, "requests", WEIR_HISTORY_REQUESTS);
+    write_history_series(out, history, "failed", WEIR_HISTORY_FAILED);
+    write_history_series(out, history, "refused", WEIR_HISTORY_REFUSED);
+    write_history_series(out, history, "saved", WEIR_HISTORY_SAVED);
+    write_history_series(out, history, "in_flight", WEIR_HISTORY_IN_FLIGHT);
+    weir_json_out_close(out, '}');
 }
 
 /* -- the store ---------------------------------------------------------------------------------------------------- */
@@ -167,8 +243,11 @@ static void write_listener(weir_json_out_t *out, weir_server_t *server, const we
     weir_json_out_close(out, '}');
 }
 
-static void write_breaker(weir_json_out_t *out, const weir_health_state_t *state)
+/* `history` is NULL where none was asked for. */
+static void write_breaker(weir_json_out_t *out, const char *upstream, const weir_health_state_t *state,
+                          const weir_history_t *history)
 {
+    char letters[WEIR_HISTORY_STEPS + 1];
     weir_json_out_open(out, NULL, '{');
     weir_json_out_string(out, "model", state->model);
     weir_json_out_string(out, "state", state->word);
@@ -176,16 +255,21 @@ static void write_breaker(weir_json_out_t *out, const weir_health_state_t *state
     weir_json_out_integer(out, "retry_after_seconds", (state->retry_after_ns + 999999999) / 1000000000);
     weir_json_out_integer(out, "requests", state->requests);
     weir_json_out_integer(out, "failures", state->failures);
+    if (history != NULL) {
+        weir_history_letters(history, upstream, state->model, letters);
+        weir_json_out_string(out, "history", letters);
+    }
     weir_json_out_close(out, '}');
 }
 
-static void write_breakers(weir_json_out_t *out, const weir_conf_upstream_t *conf, weir_health_t *health)
+static void write_breakers(weir_json_out_t *out, const weir_conf_upstream_t *conf, weir_health_t *health,
+                           const weir_history_t *history)
 {
-    size_t count = conf->breaker.by_model ? weir_health_count(health) : 1;
+    size_t count = weir_health_shown(health, conf);
     weir_json_out_open(out, "breakers", '[');
-    for (size_t i = 0; i != count && conf->breaker.enabled; ++i) {
+    for (size_t i = 0; i != count; ++i) {
         weir_health_state_t state = weir_health_state(health, conf, i);
-        write_breaker(out, &state);
+        write_breaker(out, conf->name, &state, history);
     }
     weir_json_out_close(out, ']');
 }
@@ -218,17 +302,21 @@ static void write_retry(weir_json_out_t *out, const weir_conf_upstream_t *conf, 
     weir_json_out_close(out, '}');
 }
 
-static void write_upstream(weir_json_out_t *out, const weir_store_t *store, const weir_conf_upstream_t *conf,
-                           const weir_upstream_t *upstream)
+static void write_upstream(weir_json_out_t *out, weir_server_t *server, size_t index, const weir_history_t *history)
 {
+    const weir_conf_upstream_t *conf = &server->snapshot->conf->upstreams.entries[index];
+    const weir_upstream_t *upstream = server->snapshot->upstreams[index];
+    weir_metrics_sums_t outcomes =
+        weir_metrics_sums(server->metrics, WEIR_METRIC_UPSTREAM_REQUESTS, "upstream", conf->name, "outcome", SIZE_MAX);
     weir_json_out_open(out, NULL, '{');
     weir_json_out_string(out, "name", conf->name);
     weir_json_out_string(out, "url", conf->url.text);
     weir_json_out_string(out, "dialect", weir_word_dialect(conf->dialect));
     weir_json_out_integer(out, "active", (int64_t)weir_upstream_active(upstream));
     weir_json_out_integer(out, "idle", (int64_t)weir_upstream_idle(upstream));
-    write_breakers(out, conf, weir_upstream_health(upstream));
-    write_throttle(out, store, conf, weir_upstream_health(upstream));
+    write_sums(out, "outcomes", &outcomes);
+    write_breakers(out, conf, weir_upstream_health(upstream), history);
+    write_throttle(out, server->store, conf, weir_upstream_health(upstream));
     write_retry(out, conf, weir_upstream_health(upstream));
     weir_json_out_close(out, '}');
 }
@@ -313,6 +401,18 @@ static void write_limit(weir_json_out_t *out, weir_server_t *server, const weir_
     weir_json_out_close(out, '}');
 }
 
+/* But for those without a key. */
+static void write_results(weir_json_out_t *out, weir_server_t *server, const char *dedup)
+{
+    weir_metrics_sums_t results =
+        weir_metrics_sums(server->metrics, WEIR_METRIC_DEDUP, "dedup", dedup, "result", SIZE_MAX);
+    weir_json_out_open(out, "results", '{');
+    for (size_t i = 0; i != WEIR_DEDUP_RESULTS; ++i)
+        if (*weir_dedup_words[i] != '\0')
+            weir_json_out_integer(out, weir_dedup_words[i], weir_metrics_sum_of(&results, weir_dedup_words[i]));
+    weir_json_out_close(out, '}');
+}
+
 /* `past_its_size`: the Bloom filters take more new keys for seen ones than they should. */
 static void write_dedup(weir_json_out_t *out, weir_server_t *server, const weir_conf_dedup_t *dedup)
 {
@@ -326,6 +426,7 @@ static void write_dedup(weir_json_out_t *out, weir_server_t *server, const weir_
     weir_json_out_integer(out, "max_keys", dedup->max_keys);
     weir_json_out_integer(out, "answer_bytes", told.answer_bytes);
     weir_json_out_integer(out, "memory", dedup->memory_bytes);
+    write_results(out, server, dedup->name);
     weir_json_out_open(out, "bloom", '{');
     weir_json_out_integer(out, "expected", dedup->bloom.expected);
     weir_json_out_integer(out, "fill_percent", (int64_t)(told.bloom_fill * 100));
@@ -336,15 +437,27 @@ static void write_dedup(weir_json_out_t *out, weir_server_t *server, const weir_
     weir_json_out_close(out, '}');
 }
 
+static bool wants_history(h2o_req_t *req)
+{
+    h2o_iovec_t query;
+    weir_page_path(req, &query);
+    return h2o_memis(query.base, query.len, H2O_STRLIT("history=1"));
+}
+
 void weir_status_answer(h2o_req_t *req)
 {
     weir_server_t *server = weir_page_server(req);
+    const weir_history_t *history = wants_history(req) ? server->history : NULL;
     const weir_conf_t *conf = server->snapshot->conf;
     weir_page_writing_t writing;
     weir_page_begin(&writing);
     weir_json_out_t out = {writing.file, false};
     weir_json_out_open(&out, NULL, '{');
     write_process(&out, server);
+    write_requests(&out, server);
+    write_tokens(&out, server);
+    if (history != NULL)
+        write_history(&out, history);
     write_store(&out, server);
     weir_json_out_open(&out, "listeners", '[');
     for (size_t i = 0; i != conf->listeners.size; ++i)
@@ -360,7 +473,7 @@ void weir_status_answer(h2o_req_t *req)
     weir_json_out_close(&out, ']');
     weir_json_out_open(&out, "upstreams", '[');
     for (size_t i = 0; i != conf->upstreams.size; ++i)
-        write_upstream(&out, server->store, &conf->upstreams.entries[i], server->snapshot->upstreams[i]);
+        write_upstream(&out, server, i, history);
     weir_json_out_close(&out, ']');
     weir_json_out_close(&out, '}');
     weir_page_answer_written(req, "application/json", &writing);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -197,6 +198,105 @@ static void histograms_without_labels_have_only_le(void **state)
     assert_renders(false, "weir_store_seconds_count 1");
 }
 
+/* -- exemplars ---------------------------------------------------------------------------------------------------- */
+
+#define ID_A "0af7651916cd43dd8448eb211c80319c"
+#define ID_B "00f067aa0ba902b74bf92f3577b34da6"
+
+static uint32_t duration_series(const char *route)
+{
+    return weir_metrics_series(metrics, NULL, WEIR_METRIC_REQUEST_DURATION, (const char *[]){"in", route});
+}
+
+static void a_bucket_shows_a_request_of_each_second(void **state)
+{
+    static const struct {
+        const char *trace_id;
+        int64_t ns, began_ms;
+        const char *wanted; /* behind the bucket up to 0.005 */
+    } cases[] = {
+        {NULL, 3000000, 1700000000123, ""},
+        {ID_A, 3000000, 1700000000123, " # {trace_id=\"" ID_A "\"} 0.003 1700000000.126"},
+        {ID_B, 4000000, 1700000001122, " # {trace_id=\"" ID_A "\"} 0.003 1700000000.126"},
+        {ID_B, 4000001, 1700000001123, " # {trace_id=\"" ID_B "\"} 0.004000001 1700000001.127"},
+        {ID_A, 5000000, 1700000000124, " # {trace_id=\"" ID_B "\"} 0.004000001 1700000001.127"},
+        {NULL, 5000000, 1700000009000, " # {trace_id=\"" ID_B "\"} 0.004000001 1700000001.127"},
+        {ID_A, 5000001, 1700000009000, " # {trace_id=\"" ID_B "\"} 0.004000001 1700000001.127"}, /* the next bucket */
+        {ID_A, 5000000, 1600000000007, " # {trace_id=\"" ID_A "\"} 0.005 1600000000.012"}, /* the clock was set back */
+    };
+    uint32_t slot = duration_series("/");
+    for (size_t i = 0; i != sizeof(cases) / sizeof(*cases); ++i) {
+        char line[256];
+        weir_metrics_observe_traced(weir_metrics_worker(metrics, i % WORKERS), slot, cases[i].ns, cases[i].trace_id,
+                                    cases[i].began_ms);
+        snprintf(line, sizeof(line), "weir_request_duration_seconds_bucket{listener=\"in\",route=\"/\",le=\"0.005\"} %zu%s",
+                 i < 6 ? i + 1 : i, cases[i].wanted);
+        assert_renders(true, line);
+        assert_renders_no("trace_id");
+    }
+    assert_renders(true, "weir_request_duration_seconds_bucket{listener=\"in\",route=\"/\",le=\"0.01\"} 8"
+                         " # {trace_id=\"" ID_A "\"} 0.005000001 1700000009.005");
+    assert_renders(true, "weir_request_duration_seconds_count{listener=\"in\",route=\"/\"} 8");
+    assert_renders(true, "weir_request_duration_seconds_sum{listener=\"in\",route=\"/\"} 0.034000002");
+}
+
+static void only_a_traced_metric_shows_requests(void **state)
+{
+    const char *name = "in";
+    const uint32_t slots[] = {weir_metrics_series(metrics, NULL, WEIR_METRIC_OVERHEAD, &name),
+                              weir_metrics_series(metrics, NULL, WEIR_METRIC_UPSTREAM_DURATION, &name), 0};
+    for (size_t i = 0; i != sizeof(slots) / sizeof(*slots); ++i)
+        weir_metrics_observe_traced(weir_metrics_worker(metrics, 0), slots[i], 1, ID_A, 1700000000000);
+    assert_renders(true, "weir_overhead_seconds_bucket{listener=\"in\",le=\"1e-05\"} 1");
+    assert_renders(true, "weir_upstream_duration_seconds_bucket{upstream=\"in\",le=\"0.001\"} 1");
+}
+
+/* -- sums --------------------------------------------------------------------------------------------------------- */
+
+static void sums_are_by_what_a_label_says(void **state)
+{
+    static const struct {
+        const char *listener, *route, *status;
+        int n;
+    } counted[] = {{"in", "/", "200", 1},     {"in", "/", "204", 20},
+                   {"in", "/b", "200", 300},  {"out", "/", "503", 4000},
+                   {"in", "/x,status=\"5", "404", 50000}, {"in", "status=\"200", "500", 600000}};
+    weir_metrics_sums_t sums = weir_metrics_sums(metrics, WEIR_METRIC_REQUESTS, NULL, NULL, "status", 3);
+    assert_int_equal(sums.sum, 0);
+    assert_int_equal(sums.count, 0);
+    for (size_t i = 0; i != sizeof(counted) / sizeof(*counted); ++i)
+        weir_metrics_add(weir_metrics_worker(metrics, i % WORKERS),
+                         requests_series(counted[i].listener, counted[i].route, counted[i].status), counted[i].n);
+    sums = weir_metrics_sums(metrics, WEIR_METRIC_REQUESTS, NULL, NULL, "status", SIZE_MAX);
+    assert_int_equal(sums.sum, 654321);
+    assert_int_equal(sums.count, 5);
+    assert_int_equal(weir_metrics_sum_of(&sums, "200"), 301);
+    assert_int_equal(weir_metrics_sum_of(&sums, "2"), 0);
+    sums = weir_metrics_sums(metrics, WEIR_METRIC_REQUESTS, NULL, NULL, "status", 1);
+    assert_int_equal(sums.count, 3);
+    assert_int_equal(weir_metrics_sum_of(&sums, "2"), 321);
+    assert_int_equal(weir_metrics_sum_of(&sums, "4"), 50000);
+    assert_int_equal(weir_metrics_sum_of(&sums, "5"), 604000);
+    sums = weir_metrics_sums(metrics, WEIR_METRIC_REQUESTS, "route", "/", "listener", SIZE_MAX);
+    assert_int_equal(sums.sum, 4021);
+    assert_int_equal(weir_metrics_sum_of(&sums, "in"), 21);
+    assert_int_equal(weir_metrics_sum_of(&sums, "out"), 4000);
+    assert_int_equal(weir_metrics_sums(metrics, WEIR_METRIC_REQUESTS, "listener", "i", "status", 1).sum, 0);
+}
+
+static void words_past_the_bound_are_in_the_sum(void **state)
+{
+    for (int i = 0; i != WEIR_METRICS_WORDS_MAX + 10; ++i) {
+        char route[16];
+        snprintf(route, sizeof(route), "r%d", i);
+        weir_metrics_add(weir_metrics_worker(metrics, 0), requests_series("in", route, "200"), 1);
+    }
+    requests_series("in", "a word that is longer than any of weir's own", "200");
+    weir_metrics_sums_t sums = weir_metrics_sums(metrics, WEIR_METRIC_REQUESTS, NULL, NULL, "route", SIZE_MAX);
+    assert_int_equal(sums.count, WEIR_METRICS_WORDS_MAX);
+    assert_int_equal(sums.sum, WEIR_METRICS_WORDS_MAX + 10);
+}
+
 static void many_histograms_do_not_touch_each_other(void **state)
 {
     enum { MANY = 600 };
@@ -334,6 +434,60 @@ static void counting_from_many_threads_while_scraping_loses_nothing(void **state
     assert_renders(false, "weir_overhead_seconds_count{listener=\"in\"} 80000");
 }
 
+static atomic_bool is_read_enough;
+
+/* Each exemplar's trace id is made of its own time and duration: one that was put together from two does not fit. */
+static void *observe_on_a_worker(void *argument)
+{
+    size_t index = (size_t)(uintptr_t)argument;
+    uint32_t slot = duration_series("/");
+    for (int i = 1; !atomic_load(&is_read_enough); i = i % ROUNDS + 1) {
+        char trace_id[WEIR_TRACE_ID_BYTES + 1];
+        int64_t ns = (int64_t)i * WORKERS + (int64_t)index, began_ms = INT64_C(2000) * i;
+        snprintf(trace_id, sizeof(trace_id), "%016llx%016llx", (unsigned long long)ns, (unsigned long long)began_ms);
+        weir_metrics_observe_traced(weir_metrics_worker(metrics, index), slot, ns, trace_id, began_ms);
+    }
+    return NULL;
+}
+
+static int count_exemplars(const char *text)
+{
+    int found = 0;
+    for (const char *at = text; (at = strstr(at, " # {trace_id=\"")) != NULL; ++found) {
+        unsigned long long ns, began_ms;
+        at += strlen(" # {trace_id=\"");
+        assert_int_equal(sscanf(at, "%16llx%16llx\"}", &ns, &began_ms), 2);
+        char wanted[128];
+        int len = snprintf(wanted, sizeof(wanted), "0.%09llu", ns);
+        while (wanted[len - 1] == '0')
+            --len;
+        snprintf(wanted + len, sizeof(wanted) - (size_t)len, " %llu.%03llu\n", began_ms / 1000, began_ms % 1000);
+        assert_memory_equal(at + WEIR_TRACE_ID_BYTES + strlen("\"} "), wanted, strlen(wanted));
+    }
+    return found;
+}
+
+static void exemplars_of_many_threads_are_whole(void **state)
+{
+    pthread_t threads[WORKERS];
+    atomic_store(&is_read_enough, false);
+    for (uintptr_t i = 0; i != WORKERS; ++i)
+        assert_int_equal(pthread_create(&threads[i], NULL, observe_on_a_worker, (void *)i), 0);
+    for (int i = 0, found = 0; i < 2000 || (found == 0 && i < 200000); ++i) {
+        size_t len;
+        char *text = weir_metrics_render(metrics, 1, &len);
+        found += count_exemplars(text);
+        free(text);
+    }
+    atomic_store(&is_read_enough, true);
+    for (size_t i = 0; i != WORKERS; ++i)
+        pthread_join(threads[i], NULL);
+    size_t len;
+    char *text = weir_metrics_render(metrics, 1, &len);
+    assert_int_equal(count_exemplars(text), 1);
+    free(text);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -349,12 +503,17 @@ int main(void)
         TEST(a_histogram_counts_up_to_and_with_its_bounds),
         TEST(durations_reach_600_seconds),
         TEST(histograms_without_labels_have_only_le),
+        TEST(a_bucket_shows_a_request_of_each_second),
+        TEST(only_a_traced_metric_shows_requests),
+        TEST(sums_are_by_what_a_label_says),
+        TEST(words_past_the_bound_are_in_the_sum),
         TEST(many_histograms_do_not_touch_each_other),
         TEST(past_the_bound_nothing_is_counted),
         TEST(the_first_tenants_have_numbers_the_rest_share_one),
         TEST(without_tenant_series_all_are_other),
         TEST(the_process_tells_of_itself),
         TEST(counting_from_many_threads_while_scraping_loses_nothing),
+        TEST(exemplars_of_many_threads_are_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
