@@ -153,10 +153,31 @@ static int by_tenant(const void *a, const void *b)
     return strcmp(x->value.tenant, y->value.tenant);
 }
 
+static bool states_burst(const override_t *override)
+{
+    return weir_conf_node_get(override->node, "burst") != NULL;
+}
+
+/* Of a tenant's, those that state their burst come first. */
+static int by_tenant_and_burst(const void *a, const void *b)
+{
+    int order = by_tenant(a, b);
+    return order != 0 ? order : states_burst(b) - states_burst(a);
+}
+
 static bool is_same_quota(const weir_conf_quota_t *a, const weir_conf_quota_t *b)
 {
     return a->rate.count == b->rate.count && a->rate.period_ns == b->rate.period_ns && a->burst == b->burst &&
            a->limit == b->limit && a->window_ns == b->window_ns;
+}
+
+/* The other one may leave out a burst that the first one states, as --print-config does. */
+static bool is_same(const override_t *first, const override_t *other)
+{
+    weir_conf_quota_t quota = other->value.quota;
+    if (!states_burst(other))
+        quota.burst = first->value.quota.burst;
+    return is_same_quota(&first->value.quota, &quota);
 }
 
 typedef struct {
@@ -191,13 +212,13 @@ static void read_overrides(weir_conf_load_t *load, const weir_conf_node_t *mappi
 static void keep_overrides(weir_conf_load_t *load, overrides_t *overrides, weir_conf_limit_t *limit)
 {
     const override_t *sorted = overrides->entries;
-    qsort(overrides->entries, overrides->size, sizeof(*overrides->entries), by_tenant);
+    qsort(overrides->entries, overrides->size, sizeof(*overrides->entries), by_tenant_and_burst);
     weir_conf_override_t *entries = weir_conf_arena_alloc(load->arena, overrides->size * sizeof(*entries));
     size_t size = 0;
     for (size_t i = 0; i < overrides->size; ++i) {
         if (i == 0 || by_tenant(&sorted[i - 1], &sorted[i]) != 0)
             entries[size++] = sorted[i].value;
-        else if (!is_same_quota(&sorted[i - 1].value.quota, &sorted[i].value.quota))
+        else if (!is_same(&sorted[i - 1], &sorted[i]))
             weir_conf_fail_key(load, sorted[i].node, "has other fields already (%s:%u); leave one out",
                                sorted[i - 1].node->place.file, sorted[i - 1].node->place.line);
     }

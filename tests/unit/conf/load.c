@@ -933,6 +933,13 @@ static void test_tenant_file(void **state)
     assert_int_equal(conf->limits.entries[0].tenants.entries[2].quota.burst, 7);
     assert_int_equal(conf->files.size, 2);
     weir_conf_release(conf);
+    conf = load_right(file, "version: 1\n" /* as --print-config has it: each burst is stated, and the file's are there too */
+                            "tenant: {file: tenants.yaml}\n"
+                            "limits: {a: {rate: 5/s, burst: 5, tenants: {acme: {burst: 3}, zoo: {rate: 7/s, burst: 7}}}}\n");
+    assert_int_equal(conf->limits.entries[0].tenants.size, 2);
+    assert_string_equal(conf->limits.entries[0].tenants.entries[1].tenant, "zoo");
+    assert_int_equal(conf->limits.entries[0].tenants.entries[1].quota.burst, 7);
+    weir_conf_release(conf);
     folder_destroy(folder);
 }
 
