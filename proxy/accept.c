@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -135,6 +136,13 @@ static bool is_short(acceptor_t *acceptor)
     return is_short;
 }
 
+/* Packets that came with less are dropped; 0: none are. [::] takes both families, so both are set; one may not apply. */
+static bool set_hops_min(int fd, int least)
+{
+    bool is_set = setsockopt(fd, IPPROTO_IP, IP_MINTTL, &least, sizeof(least)) == 0;
+    return setsockopt(fd, IPPROTO_IPV6, IPV6_MINHOPCOUNT, &least, sizeof(least)) == 0 || is_set;
+}
+
 typedef enum { ACCEPTED, NONE_WAITS, NO_PLACE, SHORTAGE } accepted_t;
 
 static accepted_t accept_one(acceptor_t *acceptor)
@@ -152,6 +160,8 @@ static accepted_t accept_one(acceptor_t *acceptor)
         weir_tls_context_t *context = tls_of(acceptor);
         if (context != NULL)
             weir_tls_accept(sock, context);
+        if (acceptor->retiring && !acceptor->is_unix)
+            (void)set_hops_min(h2o_socket_get_fd(sock), 0); /* it has what keep_out_new() set */
         worker->accept_short = is_among_last(worker, h2o_socket_get_fd(sock));
         weir_h1_accept(worker, sock, acceptor->listener);
         return ACCEPTED;
@@ -250,10 +260,12 @@ static void on_quiet(h2o_timeout_entry_t *entry)
 }
 
 /* A socket that is closed while others share its port resets what waits in its queue. So the first packet of each new
- * handshake is dropped - the caller sends it again, to a sibling or to nobody - but not the last of those under way. */
+ * handshake is dropped - the caller sends it again, to a sibling or to nobody - but not the last of those under way.
+ * Some kernels let only CAP_NET_ADMIN attach a filter to a TCP socket. What anybody may ask for is that packets have come
+ * with at least so many hops left: systems begin with 64 or 128, and a listener looks at those that begin a handshake. */
 static void keep_out_new(int fd)
 {
-    enum { TCP_FLAGS_AT = 13, TCP_SYN = 0x02, TCP_ACK = 0x10 };
+    enum { TCP_FLAGS_AT = 13, TCP_SYN = 0x02, TCP_ACK = 0x10, HOPS_MAX = 255 };
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_AT),
         BPF_STMT(BPF_ALU | BPF_AND | BPF_K, TCP_SYN | TCP_ACK),
@@ -262,7 +274,7 @@ static void keep_out_new(int fd)
         BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
     };
     struct sock_fprog filter = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
-    if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) != 0)
+    if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) != 0 && !set_hops_min(fd, HOPS_MAX))
         weir_log_event(WEIR_LOG_WARN, "a listener closes without a filter, connections may be lost: %s",
                        strerror(errno));
 }

@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include "connect.h"
 
 enum {
     BACKLOG = 1024,          /* the kernel cuts it to net.core.somaxconn */
@@ -75,6 +77,7 @@ static int bind_tcp(const place_t *place, bool shares_port)
     if (fd == -1)
         return -1;
     set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, WEIR_UNSENT_BYTES_MAX); /* connections have it from here */
     if (place->address.ss_family == AF_INET6)
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, !place->both_families);
     if (shares_port)

@@ -20,11 +20,13 @@ static socklen_t length_of(const struct sockaddr_storage *address)
 
 int weir_connect_begin(const struct sockaddr_storage *address)
 {
-    int fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+    int fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1, unsent = WEIR_UNSENT_BYTES_MAX;
     if (fd == -1)
         return -1;
-    if (address->ss_family != AF_UNIX)
+    if (address->ss_family != AF_UNIX) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
+    }
     if (connect(fd, (const struct sockaddr *)address, length_of(address)) == 0 || errno == EINPROGRESS)
         return fd;
     int error = errno;

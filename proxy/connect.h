@@ -6,6 +6,10 @@
 #include <h2o.h>
 #include <sys/socket.h>
 
+/* What the kernel takes of what the other side has no room for yet. By itself it takes megabytes on each connection, which
+ * cgroup v2 counts against the memory limit. */
+enum { WEIR_UNSENT_BYTES_MAX = 64 * 1024 };
+
 /* A descriptor that does not block and is being connected; -1 with errno. */
 int weir_connect_begin(const struct sockaddr_storage *address);
 /* Once it is writable: 0, or the errno of what became of it. */
