@@ -5,7 +5,9 @@ set -eu
 
 BUILD="gcc libc6-dev cmake make pkg-config libh2o-evloop-dev libbloom-dev libxxhash-dev libssl-dev zlib1g-dev
     libfyaml-dev libhiredis-dev python3 curl ca-certificates"
-TEST="clang llvm libclang-rt-14-dev libcmocka-dev libyajl-dev python3-pytest prometheus spin redis-server"
+TEST="clang llvm libclang-rt-14-dev libcmocka-dev libyajl-dev python3-pytest prometheus spin redis-server chromium
+    golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev golang-github-xeipuuv-gojsonschema-dev
+    mmdebstrap buildah umoci bubblewrap busybox python3-yaml dpkg-dev file mandoc groff-base systemd"
 BENCH="nginx-light haproxy wrk strace"
 
 is_installed() {
