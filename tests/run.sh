@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds weir and tests it; the last line says `N passed, N failed`.
-# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim model http faults fleet clients fuzz; none named: all of them
+# usage: sh tests/run.sh [LAYER...]       layers: tidy unit sim model http faults fleet examples clients page chart image
+#                                                fuzz; none named: all of them
 #
 #   tidy      tests/tidy.py                       include directions, clocks in filters/, rows, generated files
 #   unit      cmocka, by ctest                    as released, under ASan + UBSan, under TSan
@@ -9,7 +10,11 @@
 #   http      pytest tests/http, the real binary  as released, under ASan + UBSan, under TSan with four workers
 #   faults    pytest tests/faults, a fault proxy   as released, under ASan + UBSan
 #   fleet     pytest tests/fleet, with real Redis  as released, under ASan + UBSan, under TSan
+#   examples  pytest tests/examples               each file of conf/examples, through a scripted exchange
 #   clients   node tests/clients/run.mjs          the real SDKs through weir to a mock of their providers
+#   page      node tests/page/run.mjs             the status page, in Chromium
+#   chart     pytest tests/chart                  the Helm chart, its alerts and dashboards
+#   image     pytest tests/image                  the image in a sandbox, memory under attack, the Debian package
 #   fuzz      libFuzzer over tests/fuzz/corpus    FUZZ_SECONDS (15) each
 #
 # Each part of a layer has its log, build/logs/PART.log. What cannot be had counts as failed and is named.
@@ -18,7 +23,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
 logs=build/logs
 python=/usr/bin/python3 # Debian's: another one on PATH does not see apt's modules
-all="tidy unit sim model http faults fleet clients fuzz"
+all="tidy unit sim model http faults fleet examples clients page chart image fuzz"
 
 say() { printf '%s\n' "$@"; }
 
@@ -77,10 +82,10 @@ newer_node() {
         npm install --prefix build/node --ignore-scripts --no-audit --no-fund "$package@20.20.2"
 }
 
-run_clients() {
+run_node() { # LAYER
     newer_node || return 1
     (
-        cd tests/clients || exit 1
+        cd "tests/$1" || exit 1
         [ -n "$(find node_modules/.package-lock.json -newer package-lock.json 2>/dev/null)" ] ||
             npm ci --ignore-scripts --no-audit --no-fund || exit 1
         WEIR_BIN=$root/build/weir
@@ -126,7 +131,8 @@ run_part() {
     fleet-asan) PYTEST_ADDOPTS=--ignore-glob='*test_scripts_*' run_pytest fleet build-asan 1 ;;
     fleet-tsan) PYTEST_ADDOPTS="--ignore-glob=*test_scripts_* --ignore-glob=*test_topologies*" \
         run_pytest fleet build-tsan 3 $(plain_addresses) ;;
-    clients) run_clients ;;
+    examples | chart | image) run_pytest "$part" build 1 ;;
+    clients | page) run_node "$part" ;;
     fuzz) run_fuzz ;;
     esac
 }
@@ -142,7 +148,7 @@ count() {
     sim*) # each line is one
         awk '/^[0-9]+: ok - / { passed++ } /^[0-9]+: not ok - / { failed++ } / tests failed out of / { programs = $4 }
              END { print passed + 0, (failed > programs ? failed : programs) + 0, 0 }' "$logs/$part.log" ;;
-    http* | faults* | fleet*)
+    http* | faults* | fleet* | examples | chart | image)
         "$python" - "$logs/$part.xml" <<'END'
 import sys, xml.etree.ElementTree as tree
 try:
@@ -154,7 +160,7 @@ skipped = sum(c.find("skipped") is not None for c in cases)
 print(len(cases) - bad - skipped, bad, skipped)
 END
         ;;
-    clients)
+    clients | page)
         awk '/^# pass / { p = $3 } /^# fail / { f = $3 } /^# (skipped|cancelled) / { s += $3 }
              END { print p + 0, f + 0, s + 0 }' "$logs/$part.log" ;;
     tidy | model | fuzz)
@@ -243,7 +249,9 @@ if has http || has fleet || has unit; then
 fi
 if has faults; then parts="$parts faults-asan faults"; fi
 if has fleet; then parts="$parts fleet-tsan fleet-asan fleet"; fi
-if has clients; then parts="$parts clients"; fi
+for layer in image examples chart page clients; do
+    if has "$layer"; then parts="$parts $layer"; fi
+done
 if has model; then parts="$parts model"; fi
 if has sim; then parts="$parts sim-asan sim"; fi
 if has unit; then parts="$parts unit-tsan unit-asan unit"; fi
