@@ -145,6 +145,7 @@ void weir_conf_load_api_keys(weir_conf_load_t *load, const weir_conf_node_t *nod
 typedef struct {
     weir_conf_override_t value;
     const weir_conf_node_t *node;
+    bool is_own; /* of the limit itself, not of a file */
 } override_t;
 
 static int by_tenant(const void *a, const void *b)
@@ -158,11 +159,12 @@ static bool states_burst(const override_t *override)
     return weir_conf_node_get(override->node, "burst") != NULL;
 }
 
-/* Of a tenant's, those that state their burst come first. */
-static int by_tenant_and_burst(const void *a, const void *b)
+/* Of a tenant's, the limit's own comes first. */
+static int by_tenant_own_first(const void *a, const void *b)
 {
+    const override_t *x = a, *y = b;
     int order = by_tenant(a, b);
-    return order != 0 ? order : states_burst(b) - states_burst(a);
+    return order != 0 ? order : y->is_own - x->is_own;
 }
 
 static bool is_same_quota(const weir_conf_quota_t *a, const weir_conf_quota_t *b)
@@ -171,11 +173,11 @@ static bool is_same_quota(const weir_conf_quota_t *a, const weir_conf_quota_t *b
            a->limit == b->limit && a->window_ns == b->window_ns;
 }
 
-/* The other one may leave out a burst that the first one states, as --print-config does. */
+/* A file may leave out the burst that the limit itself states, as --print-config does. */
 static bool is_same(const override_t *first, const override_t *other)
 {
     weir_conf_quota_t quota = other->value.quota;
-    if (!states_burst(other))
+    if (first->is_own && !other->is_own && states_burst(first) && !states_burst(other))
         quota.burst = first->value.quota.burst;
     return is_same_quota(&first->value.quota, &quota);
 }
@@ -212,7 +214,7 @@ static void read_overrides(weir_conf_load_t *load, const weir_conf_node_t *mappi
 static void keep_overrides(weir_conf_load_t *load, overrides_t *overrides, weir_conf_limit_t *limit)
 {
     const override_t *sorted = overrides->entries;
-    qsort(overrides->entries, overrides->size, sizeof(*overrides->entries), by_tenant_and_burst);
+    qsort(overrides->entries, overrides->size, sizeof(*overrides->entries), by_tenant_own_first);
     weir_conf_override_t *entries = weir_conf_arena_alloc(load->arena, overrides->size * sizeof(*entries));
     size_t size = 0;
     for (size_t i = 0; i < overrides->size; ++i) {
@@ -240,6 +242,8 @@ void weir_conf_load_overrides(weir_conf_load_t *load, const weir_conf_node_t *no
     overrides_t overrides = {.entries = weir_conf_arena_alloc(load->scratch, capacity * sizeof(override_t))};
     if (own != NULL)
         read_overrides(load, own, limit, has_burst, &overrides);
+    for (size_t i = 0; i < overrides.size; ++i)
+        overrides.entries[i].is_own = true;
     for (const weir_conf_tenant_file_t *file = load->tenant_files; file != NULL; file = file->next) {
         const weir_conf_node_t *limits = weir_conf_node_get(file->root, "limits");
         const weir_conf_node_t *others = entries_of(load, weir_conf_node_get(limits, limit->name), right);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 #include "json_out.h"
@@ -702,19 +703,17 @@ static void set_plain(weir_metrics_t *metrics, weir_metric_t metric, double valu
     weir_metrics_set(metrics, weir_metrics_series(metrics, NULL, metric, NULL), value);
 }
 
-/* Unix time of the machine's start (proc(5), btime); 0 when it is not told. */
+static double seconds_of(clockid_t clock)
+{
+    struct timespec now = {0};
+    clock_gettime(clock, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* Unix time of the machine's start. Not from /proc/stat, which services and containers may not see. */
 static double boot_seconds(void)
 {
-    double seconds = 0;
-    char line[256];
-    FILE *file = fopen("/proc/stat", "re");
-    if (file == NULL)
-        return 0;
-    while (fgets(line, sizeof(line), file) != NULL)
-        if (sscanf(line, "btime %lf", &seconds) == 1)
-            break;
-    fclose(file);
-    return seconds;
+    return seconds_of(CLOCK_REALTIME) - seconds_of(CLOCK_BOOTTIME);
 }
 
 static void collect_stat(weir_metrics_t *metrics)

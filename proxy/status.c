@@ -397,6 +397,7 @@ static void write_limit(weir_json_out_t *out, weir_server_t *server, const weir_
         write_queue(out, server->store, limit);
     weir_json_out_integer(out, "keys", (int64_t)server->store->limit_keys(server->store, limit->name));
     weir_json_out_integer(out, "max_keys", limit->max_keys);
+    weir_json_out_integer(out, "overflow", weir_metrics_sums(server->metrics, WEIR_METRIC_LIMIT_OVERFLOW, "limit", limit->name, "limit", 0).sum);
     write_closest(out, server->store, limit);
     weir_json_out_close(out, '}');
 }
@@ -441,7 +442,13 @@ static bool wants_history(h2o_req_t *req)
 {
     h2o_iovec_t query;
     weir_page_path(req, &query);
-    return h2o_memis(query.base, query.len, H2O_STRLIT("history=1"));
+    for (const char *at = query.base, *end = at + query.len, *next; at < end; at = next + 1) {
+        next = memchr(at, '&', (size_t)(end - at));
+        next = next != NULL ? next : end;
+        if (h2o_memis(at, (size_t)(next - at), H2O_STRLIT("history=1")))
+            return true;
+    }
+    return false;
 }
 
 void weir_status_answer(h2o_req_t *req)

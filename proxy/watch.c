@@ -19,6 +19,7 @@ enum {
 
 static const int64_t SETTLED_NS = 100 * INT64_C(1000000);
 static const int64_t LONGEST_NS = 1000 * INT64_C(1000000);
+static const int64_t LOOK_NS = 10000 * INT64_C(1000000); /* where nobody tells */
 
 typedef struct {
     char *path;
@@ -157,6 +158,8 @@ static void on_settled(h2o_timeout_entry_t *entry)
     weir_watch_t *watch = H2O_STRUCT_FROM_MEMBER(weir_watch_t, settled, entry);
     watch->since_ns = 0;
     watch_ways(watch);
+    if (watch->sock == NULL)
+        weir_timer_start(watch->server->control, &watch->settled, LOOK_NS);
     if (look(watch))
         watch->on_change(watch->server);
 }
@@ -180,8 +183,8 @@ weir_watch_t *weir_watch_create(weir_server_t *server, void (*on_change)(weir_se
     *watch = (weir_watch_t){.server = server, .on_change = on_change, .settled.cb = on_settled};
     int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if (fd == -1) {
-        weir_log_event(WEIR_LOG_WARN, "changes of the configuration are not seen, send SIGHUP: inotify: %s",
-                       strerror(errno));
+        weir_log_event(WEIR_LOG_WARN, "changes of the configuration are seen after 10 s: inotify: %s", strerror(errno));
+        weir_timer_start(server->control, &watch->settled, LOOK_NS);
         return watch;
     }
     watch->sock = h2o_evloop_socket_create(server->control->ctx.loop, fd, 0);

@@ -308,7 +308,7 @@ static bool take_from(weir_redis_leases_t *leases, row_t *row, weir_store_item_t
     row->size = size_of(leases, &row->asked);
     if (fits)
         charge(row, item, now_ns);
-    if (is_stranded(row, item->cost)) {
+    if (!fits && is_stranded(row, item->cost)) {
         give_back(leases, row, now_ns);
         lose_slice(leases, row);
         row->before_ns = now_ns + IDLE_NS;

@@ -61,7 +61,7 @@ class Rendered:
 
 
 def containers(spec):
-    return spec.get("initContainers", []) + spec["containers"]
+    return (spec.get("initContainers") or []) + spec["containers"]
 
 
 def container(spec, name="weir"):

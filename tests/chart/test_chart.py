@@ -401,6 +401,41 @@ def test_values_that_are_passed_on():
     assert out.one("Deployment")["spec"]["replicas"] == 4
 
 
+@pytest.mark.parametrize("name", ["2024", "1e3", "true"])
+def test_labels_are_text_whatever_the_release_is_called(name):
+    out = render({"fullnameOverride": "edge", "monitoring": {"podMonitor": {"enabled": True}}}, name=name)
+    for one in out.documents:
+        assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == name
+    assert out.one("Deployment")["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"] == name
+    library = render_parent({"monitoring": {"podMonitor": {"enabled": True}}}, name=name)
+    assert library.one("PodMonitor")["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/instance": name}
+
+
+def test_a_strategy_without_a_rolling_update():
+    assert render({"strategy": {"type": "Recreate"}}).one("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+    rolling = render({"strategy": {"rollingUpdate": {"maxSurge": 2}}}).one("Deployment")["spec"]["strategy"]
+    assert rolling == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 2}}
+
+
+def test_labels_that_are_taken_away():
+    off = {"enabled": True, "labels": None}
+    out = render({"podLabels": None, "monitoring": {"podMonitor": off, "prometheusRule": off, "dashboards": off}})
+    assert "grafana_dashboard" not in out.one("ConfigMap", "-dashboards")["metadata"]["labels"]
+    assert len(out.all("PodMonitor") + out.all("PrometheusRule")) == 2
+
+
+def test_the_kind_of_service():
+    given = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"]}
+    spec = render({"service": given}).one("Service", "weir")["spec"]
+    assert {key: spec[key] for key in given} == given
+
+
+def test_no_two_ports_have_one_name():
+    config = "version: 1\nupstreams: {a: {url: 'http://127.0.0.1:1'}}\nlisteners: {weir-metrics: {address: '*:8080', routes: [{path: /, upstream: a}]}}\n"
+    ports = container(render({"config": config, "service": {"ports": [{"name": "h", "port": 80, "targetPort": "weir-metrics"}]}}).weir_pod()[1])["ports"]
+    assert [port.get("name") for port in ports] == [None, "weir-metrics"]
+
+
 def test_network_policy(rendered):
     policy = rendered[CHART / "ci" / "gateway-values.yaml"].one("NetworkPolicy")["spec"]
     given = yaml.safe_load((CHART / "ci" / "gateway-values.yaml").read_text())["networkPolicy"]
@@ -410,7 +445,7 @@ def test_network_policy(rendered):
     chosen = tests["from"][0]["podSelector"]["matchLabels"]
     assert selects(chosen, rendered[CHART / "ci" / "gateway-values.yaml"].one("Pod")["metadata"]["labels"])
     dns, *rest = policy["egress"]
-    assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP")} and rest == given["egress"]
+    assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP")} and rest == given["egress"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     everybody = render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")["spec"]
     assert everybody["policyTypes"] == ["Ingress"] and "egress" not in everybody
@@ -471,6 +506,7 @@ def test_every_value_is_in_the_schema_and_every_field_of_it_among_the_values():
     optional = {f"probes.{probe}.{key}" for probe in ("startup", "readiness", "liveness")
                 for key in ("initialDelaySeconds", "successThreshold")}
     optional |= {f"monitoring.podMonitor.selector.{key}" for key in ("matchLabels", "matchExpressions")} | {"resources.claims"}
+    optional |= {f"service.{key}" for key in ("externalTrafficPolicy", "internalTrafficPolicy", "loadBalancerClass", "loadBalancerSourceRanges")}
     assert closed - values == of_helm | optional
     top = {key for key in values if "." not in key}
     assert top <= closed

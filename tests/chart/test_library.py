@@ -30,6 +30,12 @@ def test_native_sidecar(scope):
 
 
 @pytest.mark.parametrize("scope", ["parent", "weir"])
+def test_without_its_check(scope):
+    _, spec = render_parent({"check": {"enabled": False}}, scope, "native").weir_pod()
+    assert [one["name"] for one in spec["initContainers"]] == ["weir"]
+
+
+@pytest.mark.parametrize("scope", ["parent", "weir"])
 def test_classic_container(scope):
     out = render_parent({}, scope, "classic")
     _, spec = out.weir_pod()

@@ -3,9 +3,11 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 
 import pytest
 
+import harness
 from harness import base_config, connect, exchange, get, reply, request, run_weir, wait_until
 from support import Caller, Families, families, in_parallel, routes, two_limits
 
@@ -270,3 +272,15 @@ def test_label_values_are_escaped(start_weir, start_upstream):
     get(w.port)
     families(w)
     assert '\\"1\\"' in w.ask("/metrics").body.decode()
+
+
+def test_the_start_of_a_process_that_sees_nothing_but_processes(start_weir, start_upstream, tmp_path, monkeypatch):
+    """As services and containers have /proc."""
+    alone = tmp_path / "weir"
+    alone.write_text("#!/bin/sh\nexec unshare --mount sh -c 'mount -t proc -o subset=pid proc /proc && test ! -e /proc/stat && exec \"$0\" \"$@\"' "
+                     f"{harness.BIN} \"$@\"\n")
+    alone.chmod(0o755)
+    before = time.time()
+    monkeypatch.setattr(harness, "BIN", alone)
+    w = start_weir(base_config(start_upstream().port))
+    assert before - 1 <= w.metric("process_start_time_seconds") <= time.time() + 1

@@ -3,6 +3,7 @@ import copy
 import hashlib
 import re
 import signal
+import subprocess
 import threading
 import time
 
@@ -69,6 +70,20 @@ def test_a_change_of_the_file(start_weir, start_upstream, how):
         else:
             w.config_path.write_text(full_text(w, config))
         wait_quota(w, limit)
+
+
+def test_where_the_kernel_grants_no_inotify(start_weir, start_upstream, tmp_path):
+    """Its instances are counted by user and machine; then weir looks by itself, every 10 s."""
+    source, library = tmp_path / "none.c", tmp_path / "none.so"
+    source.write_text("#include <errno.h>\nint inotify_init1(int flags) { (void)flags; errno = EMFILE; return -1; }\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=60)
+    config = limited(start_upstream(), 10)
+    w = start_weir(config, env={"LD_PRELOAD": str(library)})
+    assert "changes of the configuration are seen after 10 s" in w.stderr
+    for limit in (11, 12):
+        config["limits"]["only"]["limit"] = limit
+        replace_file(w.config_path, full_text(w, config))
+        wait_until(lambda: quota(w) == limit, f"a limit of {limit}", timeout=60)
 
 
 def test_the_file_is_gone_for_a_moment(start_weir, start_upstream):

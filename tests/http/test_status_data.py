@@ -69,6 +69,25 @@ def test_before_anything_happened(start_weir, start_upstream):
     assert "history" not in told and "history" not in told["upstreams"][0]["breakers"][0]
 
 
+@pytest.mark.parametrize("query, has", [("history=1&x", True), ("x=1&history=1", True), ("", False), ("history=10", False), ("xhistory=1", False)])
+def test_history_is_told_when_asked_for(start_weir, start_upstream, query, has):
+    w = start_weir(deduped(start_upstream(), agent={"breaker": {}}))
+    assert ("history" in json.loads(w.ask_admin(f"/status?{query}").body)) == has
+
+
+def test_keys_without_a_row_of_their_own(start_weir, start_upstream):
+    """A table that was full once keeps its rows; what counts is who found none."""
+    window = {"algorithm": "sliding_window", "limit": 9, "window": "1h", "key": ["tenant"]}
+    config = base_config(start_upstream().port, limits={"small": {**window, "max_keys": 16}, "large": window}, route={"limits": ["small", "large"]})
+    w = start_weir(config)
+    assert [told["overflow"] for told in w.status()["limits"]] == [0, 0]
+    for n in range(60):
+        get(w.port, "/", [("X-Tenant-ID", f"t{n}")])
+    told = {told["name"]: told["overflow"] for told in status(w)["limits"]}
+    assert told["small"] == w.metric("weir_limit_overflow_total", limit="small") > 0
+    assert told["large"] == 0
+
+
 def test_requests_by_class_and_reason(start_weir, start_upstream):
     up = start_upstream(lambda peer: reply(int(peer.request.target[1:4]), b"x"))
     config = base_config(up.port, limits={"one": {"algorithm": "sliding_window", "limit": 1, "window": "1h"}})

@@ -420,6 +420,25 @@ describe('what else weir may say', () => {
         await tab.says('#tokens', /output\s+0\s+2\.5M/)
     }))
 
+    const fullTables = (overflow) => withStatus(({ now, started_at, limits }) =>
+        ({ now, started_at, limits: limits.map((limit) => ({ ...limit, keys: limit.max_keys, overflow: overflow() })) }))
+
+    test('a limit whose keys find no row, while they find none', () => withTab({ before: fullTables(() => ++overflowed) }, async (tab) => {
+        await headline(tab, /no row is left in limit/)
+    }))
+    let overflowed = 0
+
+    test('a table that is full, of keys that have nothing to remember', () => withTab({ before: fullTables(() => 7) }, async (tab) => {
+        await live(tab)
+        await tab.says('#limits', /10,000 of 10,000 keys/)
+        await headline(tab, /^Healthy/)
+    }))
+
+    test('an answer that it cannot read is not shown as live', () => withTab({ before: withStatus((status) => ({ ...status, limits: 7 })) }, async (tab) => {
+        await headline(tab, /^weir answers with an error/)
+        await tab.says('body', /is not understood/)
+    }))
+
     test('an answer that has nothing in it breaks nothing', () => withTab({ before: withStatus(() => ({})) }, async (tab) => {
         await live(tab)
         await headline(tab, /^Healthy/)

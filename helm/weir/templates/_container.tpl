@@ -45,7 +45,7 @@ ports:
   {{- if regexMatch "^[0-9]+$" $port }}
   - containerPort: {{ $port }}
     protocol: TCP
-    {{- if and (le (len $name) 15) (not (contains "--" $name)) (not (hasSuffix "-" $name)) }}
+    {{- if and (ne $name "weir-metrics") (le (len $name) 15) (not (contains "--" $name)) (not (hasSuffix "-" $name)) }}
     name: {{ $name }}
     {{- end }}
   {{- end }}

@@ -25,7 +25,7 @@ Inside range or with, give $ in place of the dot. */}}
 
 {{- define "weir.check" -}}
 {{- $to := dict "from" . -}}{{- include "weir.resolve" $to -}}
-{{- include "weir.checkContainer" $to -}}
+{{- if $to.Values.check.enabled }}{{ include "weir.checkContainer" $to }}{{ end -}}
 {{- end -}}
 
 {{- define "weir.volumes" -}}

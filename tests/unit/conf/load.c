@@ -940,6 +940,11 @@ static void test_tenant_file(void **state)
     assert_string_equal(conf->limits.entries[0].tenants.entries[1].tenant, "zoo");
     assert_int_equal(conf->limits.entries[0].tenants.entries[1].quota.burst, 7);
     weir_conf_release(conf);
+    char *errors = load_wrong(file, "version: 1\n" /* the other way round it says something else */
+                                    "tenant: {file: tenants.yaml}\n"
+                                    "limits: {a: {rate: 5/s, burst: 5, tenants: {acme: {rate: 5/s}}}}\n");
+    assert_non_null(strstr(errors, "limits.a.acme: has other fields already ("));
+    free(errors);
     folder_destroy(folder);
 }
 

@@ -466,6 +466,24 @@ static void test_a_rest_that_is_too_small_goes_back(void **state)
     assert_string_not_equal(remoted_last(remote)->args[ID], given); /* nobody takes the one for the other */
 }
 
+/* What was taken of it for a request that is not admitted after all is of the slice again. */
+static void test_a_rest_after_a_charge_stays(void **state)
+{
+    get_slice(9);
+    weir_store_item_t item = item_of(&bucket, &of_bucket, 5);
+    assert_true(take(&item)); /* 4 */
+    check_ask(2, 6, 0, 4, 7000000);
+    answer((int64_t[]){9, 6000000, 2, 700000, 0, 8000000}); /* 2 more are there */
+    weir_store_item_t items[] = {item_of(&bucket, &of_bucket, 5), item_of(&window, &of_window, 1)};
+    size_t count = remote->count;
+    assert_false(take_items(items, 3)); /* the window has none */
+    for (size_t i = count; i < remote->count; ++i)
+        assert_string_equal(remote->asks[i % REMOTED_ASKS_MAX].args[BACK], "0");
+    item = item_of(&bucket, &of_bucket, 9);
+    unsigned wanting;
+    assert_true(weir_redis_leases_take(leases, &item, 1, now_ns, &wanting));
+}
+
 static void test_quotas_have_slices_of_their_own(void **state)
 {
     weir_conf_quota_t smaller = of_bucket;
@@ -617,6 +635,7 @@ int main(void)
         TEST(test_what_is_not_spent_of_a_slice_that_is_over),
         TEST(test_all_or_nothing),
         TEST(test_a_rest_that_is_too_small_goes_back),
+        TEST(test_a_rest_after_a_charge_stays),
         TEST(test_quotas_have_slices_of_their_own),
         TEST(test_what_no_script_says_is_no_slice),
         TEST(test_how_large_it_is),
