@@ -31,27 +31,35 @@ class Held:
 
     def __init__(self, hold="/"):
         self.hold, self.cond = hold, threading.Condition()
-        self.now = self.most = self.dropped = 0
+        self.peers, self.most, self.dropped = set(), 0, 0
         self.order, self.free, self.all_free = [], set(), False
+
+    @property
+    def now(self):
+        return len(self.peers)
+
+    @staticmethod
+    def _is_gone(peer, wait_ms):
+        poll = select.poll()
+        poll.register(peer.sock, select.POLLIN)
+        return bool(poll.poll(wait_ms))
 
     def __call__(self, peer):
         target = peer.request.target
         with self.cond:
-            self.now += 1
-            self.most = max(self.most, self.now)
+            self.most = max(self.most, 1 + sum(not self._is_gone(other, 0) for other in self.peers))
+            self.peers.add(peer)
             self.order.append(target)
-        poll = select.poll()
-        poll.register(peer.sock, select.POLLIN)
         try:
             end = time.monotonic() + harness.DEADLINE
             while target.startswith(self.hold) and not (self.all_free or target in self.free):
-                if poll.poll(5):
+                if self._is_gone(peer, 5):
                     self.dropped += 1
                     raise Gone("the caller is gone")
                 assert time.monotonic() < end, f"{target} was never let go"
         finally:
             with self.cond:
-                self.now -= 1
+                self.peers.remove(peer)
         return reply(200, target.encode())
 
     def let(self, *targets):

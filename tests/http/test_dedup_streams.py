@@ -34,12 +34,17 @@ def raw(key="k1", body=b"{}", method="POST", target="/", headers=(), **kw):
 
 class Staged:
     """An upstream handler that sends its head, `count` pieces and the end each when the test says so: step() lets it go on by
-    one. Every request is a stage of its own; `stages` holds them in order. Who closes on it is noticed at once."""
+    one. Every request is a stage of its own. Who closes on it is noticed at once: of `most`, the most at once, he is none."""
 
     def __init__(self, count=3, piece=event, fields=SSE, code=200):
         self.count, self.piece, self.fields, self.code = count, piece, fields, code
         self.cond, self.allowed, self.free = threading.Condition(), 0, False
-        self.running = self.most = self.dropped = self.turn = 0
+        self.peers = set()  # of those that are running
+        self.most = self.dropped = self.turn = 0
+
+    @property
+    def running(self):
+        return len(self.peers)
 
     def step(self, count=1):
         with self.cond:
@@ -51,9 +56,13 @@ class Staged:
             self.free = True
             self.cond.notify_all()
 
-    def _wait(self, peer):
+    @staticmethod
+    def _is_gone(peer, wait_ms):
         poll = select.poll()
         poll.register(peer.sock, select.POLLIN)
+        return bool(poll.poll(wait_ms))
+
+    def _wait(self, peer):
         end = time.monotonic() + 2 * harness.DEADLINE
         while True:
             with self.cond:
@@ -62,16 +71,16 @@ class Staged:
                 if self.allowed:
                     self.allowed -= 1
                     return
-            if poll.poll(5):
+            if self._is_gone(peer, 5):
                 self.dropped += 1
                 raise Gone("the caller is gone")
             assert time.monotonic() < end, "the test never let it go on"
 
     def __call__(self, peer):
         with self.cond:
-            self.running += 1
             self.turn += 1
-            self.most = max(self.most, self.running)
+            self.most = max(self.most, 1 + sum(not self._is_gone(other, 0) for other in self.peers))
+            self.peers.add(peer)
         try:
             self._wait(peer)
             peer.send(reply(self.code, b"", self.fields, length=False))
@@ -82,7 +91,7 @@ class Staged:
             peer.send(LAST_CHUNK)
         finally:
             with self.cond:
-                self.running -= 1
+                self.peers.remove(peer)
 
     def body(self):
         return b"".join(self.piece(n) for n in range(self.count))
