@@ -234,7 +234,7 @@ parts=
 has() {
     case $layers in *" $1 "*) return 0 ;; *) return 1 ;; esac
 }
-# the parts that take longest first; five run at a time, as most of them wait most of the time
+# the parts that take longest first; four run at a time, as most of them wait most of the time
 build build
 if has http; then parts="$parts http-tsan http-asan http"; fi
 if has fuzz; then
@@ -258,7 +258,7 @@ if has unit; then parts="$parts unit-tsan unit-asan unit"; fi
 if has tidy; then parts="$parts tidy"; fi
 
 say ""
-printf '%s\n' $parts | xargs -P 5 -n 1 sh tests/run.sh --part &
+printf '%s\n' $parts | xargs -P 4 -n 1 sh tests/run.sh --part &
 wait $!
 
 passed=0 failed=0 bad=
