@@ -384,6 +384,8 @@ static void write_closest(weir_json_out_t *out, weir_store_t *store, const weir_
 
 static void write_limit(weir_json_out_t *out, weir_server_t *server, const weir_conf_limit_t *limit)
 {
+    weir_metrics_sums_t overflow =
+        weir_metrics_sums(server->metrics, WEIR_METRIC_LIMIT_OVERFLOW, "limit", limit->name, "limit", 0);
     weir_json_out_open(out, NULL, '{');
     weir_json_out_string(out, "name", limit->name);
     weir_json_out_string(out, "algorithm", weir_word_algorithm(limit->algorithm));
@@ -397,7 +399,7 @@ static void write_limit(weir_json_out_t *out, weir_server_t *server, const weir_
         write_queue(out, server->store, limit);
     weir_json_out_integer(out, "keys", (int64_t)server->store->limit_keys(server->store, limit->name));
     weir_json_out_integer(out, "max_keys", limit->max_keys);
-    weir_json_out_integer(out, "overflow", weir_metrics_sums(server->metrics, WEIR_METRIC_LIMIT_OVERFLOW, "limit", limit->name, "limit", 0).sum);
+    weir_json_out_integer(out, "overflow", overflow.sum);
     write_closest(out, server->store, limit);
     weir_json_out_close(out, '}');
 }

@@ -22,7 +22,7 @@ foreach(page weir.8 weir.yaml.5)
     install(FILES ${target} DESTINATION ${CMAKE_INSTALL_MANDIR}/man${section})
     list(APPEND pages ${target})
 endforeach()
-add_custom_target(weir_man ALL DEPENDS ${pages})
+add_custom_target(manpages ALL DEPENDS ${pages})
 
 # --- files ---
 

@@ -2,6 +2,7 @@
 import contextlib
 import os
 import re
+import select
 import signal
 import threading
 import time
@@ -552,3 +553,13 @@ def refuses(where):
         return False
     except (ConnectionRefusedError, FileNotFoundError, TimeoutError):
         return True
+
+
+# ------------------------------------------------------------------------------------------------- an upstream's callers
+
+
+def is_gone(peer, wait_ms):
+    """Whether the caller of an upstream's handler closes within so long, or says something more."""
+    poll = select.poll()
+    poll.register(peer.sock, select.POLLIN)
+    return bool(poll.poll(wait_ms))

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import random
 import re
-import select
 import signal
 import statistics
 import threading
@@ -15,7 +14,7 @@ import pytest
 import harness
 from harness import (Gone, NoResponse, Refuser, base_config, chunk, get, merge, post, reply,
                      request, run_weir, wait_until)
-from support import Caller, error_lines, families, in_parallel, parse_limit_field, problem, routes
+from support import Caller, error_lines, families, in_parallel, is_gone, parse_limit_field, problem, routes
 
 PRIORITY = "X-Priority"
 _numbers = itertools.count()
@@ -38,22 +37,16 @@ class Held:
     def now(self):
         return len(self.peers)
 
-    @staticmethod
-    def _is_gone(peer, wait_ms):
-        poll = select.poll()
-        poll.register(peer.sock, select.POLLIN)
-        return bool(poll.poll(wait_ms))
-
     def __call__(self, peer):
         target = peer.request.target
         with self.cond:
-            self.most = max(self.most, 1 + sum(not self._is_gone(other, 0) for other in self.peers))
+            self.most = max(self.most, 1 + sum(not is_gone(other, 0) for other in self.peers))
             self.peers.add(peer)
             self.order.append(target)
         try:
             end = time.monotonic() + harness.DEADLINE
             while target.startswith(self.hold) and not (self.all_free or target in self.free):
-                if self._is_gone(peer, 5):
+                if is_gone(peer, 5):
                     self.dropped += 1
                     raise Gone("the caller is gone")
                 assert time.monotonic() < end, f"{target} was never let go"

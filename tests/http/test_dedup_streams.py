@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import select
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ import harness
 from faults import MIDDLE, OK, error, status
 from harness import CLOSE, LAST_CHUNK, RESET, WAIT_GONE, Gone, NoResponse, chunk, connect, problem, reply, request, wait_until
 from llm import FORMS, Gate, Llm, Usage
-from support import Numbered, dedup_results, deduped, in_parallel, keyed
+from support import Numbered, dedup_results, deduped, in_parallel, is_gone, keyed
 
 ROUNDS = int(os.environ.get("WEIR_DEDUP_ROUNDS", "20"))
 CALLERS = 100
@@ -56,12 +55,6 @@ class Staged:
             self.free = True
             self.cond.notify_all()
 
-    @staticmethod
-    def _is_gone(peer, wait_ms):
-        poll = select.poll()
-        poll.register(peer.sock, select.POLLIN)
-        return bool(poll.poll(wait_ms))
-
     def _wait(self, peer):
         end = time.monotonic() + 2 * harness.DEADLINE
         while True:
@@ -71,7 +64,7 @@ class Staged:
                 if self.allowed:
                     self.allowed -= 1
                     return
-            if self._is_gone(peer, 5):
+            if is_gone(peer, 5):
                 self.dropped += 1
                 raise Gone("the caller is gone")
             assert time.monotonic() < end, "the test never let it go on"
@@ -79,7 +72,7 @@ class Staged:
     def __call__(self, peer):
         with self.cond:
             self.turn += 1
-            self.most = max(self.most, 1 + sum(not self._is_gone(other, 0) for other in self.peers))
+            self.most = max(self.most, 1 + sum(not is_gone(other, 0) for other in self.peers))
             self.peers.add(peer)
         try:
             self._wait(peer)
