@@ -57,6 +57,7 @@ typedef struct weir_exchange {
     bool is_lost;    /* what it read: there was no answer */
     bool has_waited; /* for those who fall behind, and may be cut off now */
     uint8_t share_ticks; /* since the caller took a byte */
+    int64_t share_progress; /* what it had taken at the last of them */
     bool injected;     /* the call asks for usage, which the caller did not */
     bool switches;     /* the caller asked for a WebSocket, and the upstream said 101 */
     weir_tunnel_t *tunnel; /* NULL: not begun, or none */

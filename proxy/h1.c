@@ -1007,6 +1007,11 @@ bool weir_h1_is_sent(h2o_req_t *req)
     return !((h1_conn_t *)req->conn)->writing && !((h1_request_t *)req)->broken;
 }
 
+int64_t weir_h1_progress(h2o_req_t *req)
+{
+    return weir_sock_progress(((h1_conn_t *)req->conn)->sock);
+}
+
 weir_body_t *weir_h1_body(h2o_req_t *req)
 {
     return ((h1_request_t *)req)->body;

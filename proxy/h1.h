@@ -27,6 +27,9 @@ void weir_h1_end_left(h2o_req_t *req);
 /* Whether the kernel has taken all that was sent of the answer. */
 bool weir_h1_is_sent(h2o_req_t *req);
 
+/* While the answer is being sent: stays the same exactly as long as the caller, who has not left, takes nothing of it. */
+int64_t weir_h1_progress(h2o_req_t *req);
+
 /* The body of this request; its head was read, the rest comes as body.h tells. */
 weir_body_t *weir_h1_body(h2o_req_t *req);
 

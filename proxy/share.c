@@ -3,9 +3,12 @@
 #include <stdlib.h>
 #include "answer_head.h"
 #include "exchange.h"
+#include "h1.h"
 
-/* Up to FREE_BYTES nobody can be left behind, as half of the least slack is not reached. */
+/* Up to FREE_BYTES nobody can be left behind, as half of the least slack is not reached; one read more and it is not
+ * passed either. */
 enum { AHEAD_BYTES_MAX = 256 * 1024, FREE_BYTES = WEIR_STREAM_SLACK_MIN / 2 };
+_Static_assert(FREE_BYTES + WEIR_SCRATCH_BYTES <= WEIR_STREAM_SLACK_MIN, "who is waited for in time is never cut off");
 
 /* OWN_TICKS without a byte taken, and the call's own caller is waited for no more. */
 enum { OWN_TICKS = 10 };
@@ -174,7 +177,7 @@ void weir_share_write(weir_exchange_t *exchange, const h2o_iovec_t *bufs, size_t
 static bool waits_for_own(const weir_exchange_t *exchange)
 {
     return exchange->reader.stream != NULL && exchange->share_ticks < OWN_TICKS &&
-           weir_stream_behind(&exchange->reader) > AHEAD_BYTES_MAX;
+           weir_stream_behind(&exchange->reader) > FREE_BYTES;
 }
 
 /* Others, for a moment, in which one that is only late catches up. */
@@ -187,10 +190,23 @@ static bool waits_for_others(weir_exchange_t *exchange)
     return !exchange->has_waited;
 }
 
+/* Since the last tick, be it less than what it was sent at once. */
+static bool own_takes_more(weir_exchange_t *exchange)
+{
+    if (exchange->reader.stream == NULL)
+        return false;
+    int64_t had = exchange->share_progress;
+    exchange->share_progress = weir_h1_progress(exchange->req);
+    return exchange->share_progress != had;
+}
+
 static void on_tick(h2o_timeout_entry_t *entry)
 {
     weir_exchange_t *exchange = H2O_STRUCT_FROM_MEMBER(weir_exchange_t, wait.timer, entry);
-    exchange->share_ticks += exchange->share_ticks < OWN_TICKS;
+    if (own_takes_more(exchange))
+        note_progress(exchange);
+    else if (exchange->share_ticks < OWN_TICKS)
+        ++exchange->share_ticks;
     exchange->has_waited = true;
     weir_share_mind_the_gap(exchange);
 }

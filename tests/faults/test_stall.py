@@ -13,8 +13,8 @@ from llm import FORMS
 from support import in_parallel
 from test_cut import Form, Whole, check_last_words, chunked, stream
 
-TIMES = {"connect": "500ms", "first_byte": "500ms", "idle": "500ms"}
-ALLOWED = 0.5 + 1.5   # seconds: the timeout, and a generous one for a busy machine
+TIMES = {"connect": "1s", "first_byte": "1s", "idle": "1s"}
+ALLOWED = 1 + 1.5   # seconds: the timeout, and a generous one for a busy machine
 LARGE = b"z" * (8 << 20)
 
 
@@ -86,7 +86,7 @@ def test_an_answer_that_stops_at_a_byte(start_upstream, start_proxy, start_weir,
         reason = "timeout_idle" if at >= whole.head else r.weir_reason
         line = lines[f"stall-{i}"]
         assert line["reason"] == reason and counted[f"u{i}"] == {reason: 1}, (at, line)
-        assert 0.4 <= seconds <= ALLOWED, (at, seconds)
+        assert 0.9 <= seconds <= ALLOWED, (at, seconds)
     assert all(p.fired == 1 for p in proxies)
 
 
@@ -101,7 +101,7 @@ def test_an_upstream_that_stops_reading(start_upstream, start_proxy, start_weir)
     answers = in_parallel(len(places), lambda n: timed(w, request("POST", f"/{n}", [], LARGE), "POST"))
     for n, (r, seconds) in enumerate(answers):
         error(r, 504, ("timeout_first_byte", "timeout_idle"))
-        assert 0.4 <= seconds <= 1 + ALLOWED, (places[n], seconds)
+        assert 0.9 <= seconds <= 1 + ALLOWED, (places[n], seconds)
         assert outcomes(w, f"u{n}") == {r.weir_reason: 1}
     w.wait_metric("weir_upstream_connections", 0)
 
@@ -112,7 +112,7 @@ def test_a_connection_that_does_not_open_is_a_connect_timeout(start_weir):
         answers = in_parallel(8, lambda n: timed(w, request("POST", "/x", [], b"x"), "POST"))
     for r, seconds in answers:
         error(r, 504, "timeout_connect")
-        assert 0.4 <= seconds <= ALLOWED, seconds
+        assert 0.9 <= seconds <= ALLOWED, seconds
 
 
 def test_total_ends_what_never_stalls(start_upstream, start_proxy, start_weir):

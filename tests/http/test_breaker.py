@@ -98,7 +98,7 @@ def test_a_success_begins_the_row_anew(start_faulty, start_weir):
 def test_every_failure_before_the_answer_counts(start_faulty, start_weir):
     up = start_faulty()
     w = start_weir(breaking(up, {"consecutive_failures": len(BEFORE), **SLOW_TO_HALF_OPEN},
-                            {"timeouts": {"first_byte": "200ms", "idle": "200ms"}}))
+                            {"timeouts": {"first_byte": "600ms", "idle": "600ms"}}))
     for answer, code, reason in BEFORE.values():
         stays_closed(w)
         up.answers(answer)
@@ -134,7 +134,7 @@ def test_a_refused_connection_counts(start_weir):
 def test_only_what_is_listed_counts(start_faulty, start_weir, kind, words, opens):
     up = start_faulty({"reset": RESET, "timeout": WAIT_GONE, "5xx": status(500)}[kind])
     w = start_weir(breaking(up, {"failures": words, "consecutive_failures": 2, **SLOW_TO_HALF_OPEN},
-                            {"timeouts": {"first_byte": "150ms"}}))
+                            {"timeouts": {"first_byte": "600ms"}}))
     for _ in range(2):
         assert call(w).weir_reason != "breaker_open"
     if opens:

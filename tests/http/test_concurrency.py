@@ -1104,7 +1104,7 @@ def test_a_raise_for_one_tenant_lets_its_own_go(world):
     w.reload(keep_port(w, limited(held.up, {**limit, "tenants": {"b": {"limit": 3}}})))
     held.up.wait(lambda u: len(u.requests) == 4, "both of b")
     w.wait_metric("weir_queue_depth", 2)
-    assert sorted(held.order[2:]) == ["/b/1", "/b/2"]
+    assert held.holds(4) and sorted(held.order[2:]) == ["/b/1", "/b/2"]
     held.let_all()
     answered(conns)
 

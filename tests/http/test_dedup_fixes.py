@@ -14,6 +14,7 @@ from test_dedup_streams import Staged, event, joined, pattern, raw, read, whole,
 from test_tunnels import KEY, UPGRADE, say, tunnel
 
 MIB = 1 << 20
+STEP = 128 << 10   # half of the least that one may be behind
 
 
 # ------------------------------------------------------------------------------------------- each one's own end, once
@@ -23,15 +24,24 @@ MIB = 1 << 20
 def test_a_first_caller_that_is_cut_takes_nothing_from_the_others(world, abandoned):
     """It is too slow for the others, and is cut off while its call still runs: that goes on for those who share it."""
     body = pattern(24 * MIB)
-    go, rest = threading.Event(), threading.Event()
-    w, up, send = world({"max_response": "64KiB", "abandoned": abandoned},
-                        lambda peer: peer.run([go, reply(200, body)[:-4 * MIB], rest, body[-4 * MIB:]]))
+    go, rest, got, came = threading.Event(), threading.Event(), {}, [0, 0]
+
+    def handler(peer):
+        """No more than what cuts nobody off before the others have the piece before, be their threads as late as they like."""
+        assert go.wait(harness.DEADLINE)
+        peer.send(reply(200, body)[:-len(body)])
+        for at in range(0, len(body), STEP):
+            if at == len(body) - 4 * MIB:
+                assert rest.wait(harness.DEADLINE)
+            wait_until(lambda: min(came) >= at, "the others to have what came", every=0.001)
+            peer.send(body[at:at + STEP])
+
+    w, up, send = world({"max_response": "64KiB", "abandoned": abandoned}, handler)
     leader = send(rcvbuf=4096)
     up.wait_complete(1)
     others = [send() for _ in range(2)]
     w.wait_metric("weir_in_flight", 3)
     go.set()
-    got, came = {}, [0, 0]
 
     def take(n, c):
         c.read_head()

@@ -504,6 +504,28 @@ def test_a_slow_first_caller_does_not_slow_the_others(world):
     assert up.heads == 1
 
 
+def test_the_first_ones_caller_is_waited_for_while_he_takes_anything(world):
+    """Little at a time, and for longer than one who takes nothing is waited for; a faster one does not cost him his answer."""
+    body = pattern(MIB)
+    go = threading.Event()
+    w, up, send = world({"max_response": "64KiB"}, lambda peer: peer.run([go, reply(200, body)]))
+    leader = send(rcvbuf=4096)
+    up.wait_complete(1)
+    fast, got = send(), {}
+    w.wait_metric("weir_in_flight", 2)
+    reader = threading.Thread(target=lambda: got.update(fast=read(fast)), daemon=True)
+    reader.start()
+    go.set()
+    leader.read_head()
+    for n in range(40):
+        leader.src.take(3000)
+        time.sleep(0.1)
+    assert leader.src.take(MIB - 40 * 3000) == body[40 * 3000:]
+    reader.join(2 * harness.DEADLINE)
+    whole(got["fast"], body)
+    assert w.wait_log(dedup="first")["bytes_out"] == MIB and up.heads == 1
+
+
 def test_a_waiter_that_is_too_far_behind_is_cut(world):
     """The first one's caller reads on and gets all; the one that does not read at all loses its answer, and can see that."""
     body = pattern(24 * MIB)

@@ -5,6 +5,7 @@ The strict parser reads the same bytes as weir does, with the rules of the contr
 pipelines (3000), WEIR_FUZZ_SEED chooses others.
 """
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -254,11 +255,19 @@ def mutated(rng):
 
 # the comparison
 
-def run_one(w, up, data, cuts):
-    """Sends `data` in pieces cut there; returns the oracle and the (method, target, body) that were whole at the upstream."""
+# Loopback has enough of them that each connection has its own, by which its requests are known at the upstream.
+ADDRESSES = (f"127.{64 + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
+
+
+def whole_from(up, address):
+    """(method, target, body) of the requests of that caller which were whole at the upstream, in order."""
+    return [(r.method, r.target, r.body) for r in list(up.requests) if r.complete and r.header("X-Forwarded-For") == address]
+
+
+def run_one(w, up, data, cuts, address):
+    """Sends `data` from there, in pieces cut there; returns the oracle once what must come up has come."""
     oracle = Oracle(data)
-    up.clear()
-    with connect(w.port) as c:
+    with connect(w.port, source=(address, 0)) as c:
         for a, b in zip([0, *cuts], [*cuts, len(data)]):
             if not c.send(data[a:b]):
                 break
@@ -273,20 +282,39 @@ def run_one(w, up, data, cuts):
             with contextlib.suppress(OSError):
                 c.half_close()
             c.recv_to_end()
-    up.wait(lambda u: u.complete >= oracle.least, f"{oracle.least} requests")
-    return oracle, [(r.method, r.target, r.body) for r in up.requests if r.complete]
+    up.wait(lambda u: len(whole_from(u, address)) >= oracle.least, f"{oracle.least} requests")
+    return oracle
 
 
-def check(w, up, data, cuts=()):
-    oracle = got = None
+def agrees(up, data, cuts, oracle, address):
     try:
-        oracle, got = run_one(w, up, data, list(cuts))
+        got = whole_from(up, address)
         assert oracle.least <= len(got) <= len(oracle.requests), "weir saw another number of requests"
         assert got == oracle.requests[:len(got)], "weir saw other requests"
         assert not up.errors
-    except (AssertionError, Incomplete) as e:
-        raise AssertionError(f"{e}\nsent     {data!r}\ncuts     {list(cuts)}\nupstream {up.requests} {up.errors}\n"
-                             f"oracle   {vars(Oracle(data))}") from e
+    except AssertionError as e:
+        raise AssertionError(f"{e}\nsent     {data!r}\ncuts     {cuts}\nupstream {up.requests} {up.errors}\n"
+                             f"oracle   {vars(oracle)}") from e
+
+
+def check_all(w, up, cases):
+    """Each (data, cuts) by itself; and all of them again at the end, with what came up after its caller had gone."""
+    up.clear()
+    done = []
+    for data, cuts in cases:
+        address = next(ADDRESSES)
+        try:
+            oracle = run_one(w, up, data, cuts, address)
+        except (AssertionError, Incomplete) as e:
+            raise AssertionError(f"{e}\nsent     {data!r}\ncuts     {cuts}") from e
+        done.append((data, cuts, oracle, address))
+        agrees(up, *done[-1])
+    w.wait_metric("weir_in_flight", 0)
+    up.drop_connections()
+    up.wait(lambda u: all(p.ended for p in u.peers), "every connection's end")
+    assert {r.header("X-Forwarded-For") for r in up.requests} <= {address for *_, address in done}
+    for one in done:
+        agrees(up, *one)
 
 
 @pytest.fixture(scope="module")
@@ -307,11 +335,12 @@ def pair(shared):
 def test_weir_and_a_strict_parser_agree_on_mutated_pipelines(pair, batch):
     w, up = pair
     rng = random.Random(f"{SEED} {batch}")
+    cases = []
     for _ in range(COUNT // BATCHES):
         data = mutated(rng)
         if data:
-            cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice([0, 0, 0, 1, 3])))
-            check(w, up, data, cuts)
+            cases.append((data, sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice([0, 0, 0, 1, 3])))))
+    check_all(w, up, cases)
     assert w.alive(), w.stderr[-4000:]
     assert exchange(w.port, request("GET", "/alive")).status == 200
 
@@ -320,16 +349,13 @@ def test_weir_and_a_strict_parser_agree_on_valid_pipelines(pair):
     """The measure itself: nothing is mutated, so the oracle must find every request, and weir as well."""
     w, up = pair
     rng = random.Random(SEED)
-    for _ in range(100):
-        pipeline = [valid(rng) for _ in range(rng.randrange(1, 5))]
-        check(w, up, b"".join(pipeline))
+    check_all(w, up, [(b"".join(valid(rng) for _ in range(rng.randrange(1, 5))), []) for _ in range(100)])
 
 
 def test_random_bytes_never_reach_an_upstream(pair):
     w, up = pair
     rng = random.Random(SEED)
-    for _ in range(200):
-        check(w, up, rng.randbytes(rng.choice([1, 10, 100, 1000])))
+    check_all(w, up, [(rng.randbytes(rng.choice([1, 10, 100, 1000])), []) for _ in range(200)])
     assert w.alive() and exchange(w.port, request("GET", "/alive")).status == 200
 
 

@@ -10,7 +10,7 @@ from harness import Blackhole, Refuser, base_config, connect, exchange, reply, r
 from support import Caller, in_parallel
 
 LAST = reply(200, b"ok", [("Connection", "close")])
-SHORT = {"timeouts": {"first_byte": "200ms", "idle": "200ms", "connect": "200ms"}}
+SHORT = {"timeouts": {"first_byte": "600ms", "idle": "600ms", "connect": "600ms"}}
 JSON = ("Content-Type", "application/json")
 
 

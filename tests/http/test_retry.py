@@ -236,7 +236,7 @@ def test_nothing_of_the_failed_try_is_seen(start_faulty, start_weir):
 def test_not_once_the_answer_began(start_faulty, start_weir):
     up = start_faulty()
     w = start_weir(retrying(up, {"when": ["connect", "reset", "timeout"], "attempts": 4},
-                            agent={"timeouts": {"idle": "150ms"}}))
+                            agent={"timeouts": {"idle": "600ms"}}))
     for n, (name, (answer, reasons)) in enumerate(MIDDLE.items()):
         up.clear()
         up.answers(answer, LAST)

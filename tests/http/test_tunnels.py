@@ -149,8 +149,8 @@ def test_what_comes_early_from_the_caller(start_upstream, start_weir):
     for later in (b"", next_one, noise(300_000)):
         go.clear()
         with connect(w.port) as c:
-            c.send(ASK + next_one)
             seen = up.heads
+            c.send(ASK + next_one)
             sender = threading.Thread(target=c.send, args=(later,))
             up.wait_heads(seen + (not later))
             sender.start()
