@@ -29,20 +29,23 @@ class Held:
     had, and the targets in the order they came; a request whose caller is gone is dropped as it should be."""
 
     def __init__(self, hold="/"):
-        self.hold, self.cond = hold, threading.Condition()
+        self.hold, self.cond, self.up = hold, threading.Condition(), None
         self.peers, self.most, self.dropped = set(), 0, 0
-        self.order, self.free, self.all_free = [], set(), False
+        self.free, self.all_free = set(), False
+
+    @property
+    def order(self):
+        return [r.target for r in list(self.up.requests)] if self.up else []
 
     @property
     def now(self):
         return len(self.peers)
 
     def __call__(self, peer):
-        target = peer.request.target
+        self.up, target = peer.upstream, peer.request.target
         with self.cond:
             self.most = max(self.most, 1 + sum(not is_gone(other, 0) for other in self.peers))
             self.peers.add(peer)
-            self.order.append(target)
         try:
             end = time.monotonic() + harness.DEADLINE
             while target.startswith(self.hold) and not (self.all_free or target in self.free):
@@ -670,7 +673,8 @@ def test_urgent_before_normal_before_background(world):
 def test_any_other_word_is_normal(world):
     w, held, calls = world(slots(1, queue()))
     for n, word in enumerate(["", "high", "0", "urgent, urgent", "urgentx"]):
-        held.all_free, held.order = False, []
+        held.all_free = False
+        held.up.clear()
         conns = calls.held(f"/{n}/first")
         conns += calls.queued(f"/{n}/background", headers=as_priority("background"))
         conns += calls.queued(f"/{n}/normal", headers=as_priority("normal"))

@@ -13,7 +13,7 @@ from llm import FORMS, Llm, Usage
 from support import in_parallel
 
 LAST = reply(200, b"ok", [("Connection", "close")])
-SHORT = {"timeouts": {"first_byte": "250ms", "connect": "250ms"}}
+SHORT = {"timeouts": {"first_byte": "600ms", "connect": "600ms"}}
 BREAKER = {"breaker": {"consecutive_failures": 1, "open": {"base": "60s", "max": "60s"}}}
 BYTES = random.Random(44).randbytes(3 << 20)
 

@@ -17,7 +17,7 @@ DEFAULT = {"reset": RESET, "502": status(502), "503": status(503), "504": status
 CAUSES = {**DEFAULT, "429": status(429, retry_after=0), "500": status(500), "529": status(529, retry_after=0),
           "timeout": WAIT_GONE}
 LAST = reply(200, b"ok", [("Connection", "close")])      # the next request is not one on a kept connection
-SHORT = {"timeouts": {"first_byte": "300ms"}}
+SHORT = {"timeouts": {"first_byte": "600ms"}}
 
 
 def bodied(method):
