@@ -292,11 +292,11 @@ def test_failures_leave_the_window(start_faulty, start_weir):
     stays_closed(w)
 
 
-SLOWNESS = {"slow": {"first_byte": "100ms", "rate": "50%"}, "min_requests": 4, **SLOW_TO_HALF_OPEN}
+SLOWNESS = {"slow": {"first_byte": "400ms", "rate": "50%"}, "min_requests": 4, **SLOW_TO_HALF_OPEN}
 
 
 def test_slow_first_bytes_open_it(start_faulty, start_weir):
-    up = start_faulty([0.15, OK])
+    up = start_faulty([0.45, OK])
     w = start_weir(breaking(up, SLOWNESS))
     for n in range(4):
         assert breaker_state(w) == "closed"
@@ -305,7 +305,7 @@ def test_slow_first_bytes_open_it(start_faulty, start_weir):
 
 
 def test_slow_bodies_do_not(start_faulty, start_weir):
-    up = start_faulty([reply(200, b"", [("Content-Length", "4")], length=False) + b"ha", 0.15, b"lf"])
+    up = start_faulty([reply(200, b"", [("Content-Length", "4")], length=False) + b"ha", 0.45, b"lf"])
     w = start_weir(breaking(up, SLOWNESS))
     assert [call(w).body for _ in range(4)] == [b"half"] * 4
     stays_closed(w)
