@@ -38,12 +38,12 @@ def fail(w, up, times):
 
 
 def opened(start_weir, up, breaker=None, agent=None, **more):
-    """A weir whose breaker is open."""
+    """A weir whose breaker has opened."""
     w = start_weir(breaking(up, breaker, agent, **more))
     up.answers(RESET)
     for _ in range(3):
         call(w)
-    assert breaker_state(w) == "open"
+    assert transitions(w, "open") == 1
     up.clear()
     return w
 
