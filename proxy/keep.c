@@ -433,6 +433,18 @@ static void tell_result(weir_keep_t *keep, bool is_written)
     keep->has_failed = !is_written;
 }
 
+/* What keeps it from being written is told at the start, not with the first key that is lost. */
+static void try_folder(weir_keep_t *keep)
+{
+    char *copy = h2o_strdup(NULL, keep->path, SIZE_MAX).base;
+    bool can_write = access(dirname(copy), W_OK | X_OK) == 0;
+    int error = errno;
+    free(copy);
+    errno = error;
+    if (!can_write && !keep->is_of_others)
+        tell_result(keep, false);
+}
+
 static void write_now(weir_keep_t *keep)
 {
     weir_memory_dedups_t *dedups = weir_memory_store_dedups(keep->store);
@@ -481,6 +493,7 @@ void weir_keep_restore(weir_keep_t *keep, weir_store_t *store)
         restore_all(keep);
     free(keep->bytes);
     keep->bytes = NULL;
+    try_folder(keep);
     keep->is_running = pthread_create(&keep->thread, NULL, run, keep) == 0;
     if (!keep->is_running)
         weir_log_event(WEIR_LOG_ERROR, "store.file: there is no thread to write it; it is written at the end alone");

@@ -30,6 +30,7 @@ struct weir_watch {
     weir_server_t *server;
     void (*on_change)(weir_server_t *server);
     h2o_socket_t *sock; /* inotify; NULL: the kernel grants none */
+    bool is_blind;      /* the kernel does not tell of all changes, so they are looked for */
     h2o_timeout_entry_t settled;
     int64_t since_ns; /* the first event that is not settled; 0: none */
     watched_t *files;
@@ -84,6 +85,13 @@ void weir_watch_look(weir_watch_t *watch)
     look(watch);
 }
 
+static void go_blind(weir_watch_t *watch)
+{
+    if (!watch->is_blind)
+        weir_log_event(WEIR_LOG_WARN, "changes of the configuration are seen after 10 s: inotify: %s", strerror(errno));
+    watch->is_blind = true;
+}
+
 /* --- folders --- */
 
 static bool has_folder(const int *folders, size_t count, int folder)
@@ -98,6 +106,10 @@ static bool has_folder(const int *folders, size_t count, int folder)
 static void watch_folder(weir_watch_t *watch, const char *path)
 {
     int folder = inotify_add_watch(h2o_socket_get_fd(watch->sock), path, EVENTS);
+    if (folder == -1 && (errno == ENOSPC || errno == ENOMEM)) {
+        go_blind(watch);
+        return;
+    }
     if (folder == -1) {
         weir_log_event(WEIR_LOG_DEBUG, "cannot watch %s: %s", path, strerror(errno));
         return;
@@ -136,8 +148,6 @@ static void watch_way(weir_watch_t *watch, const char *path)
 /* Watches the ways to all files, as they lead now, and no folder besides. */
 static void watch_ways(weir_watch_t *watch)
 {
-    if (watch->sock == NULL)
-        return;
     int *old = watch->folders;
     size_t old_count = watch->folder_count;
     watch->folders = NULL;
@@ -151,15 +161,21 @@ static void watch_ways(weir_watch_t *watch)
     free(old);
 }
 
+static void watch_files(weir_watch_t *watch)
+{
+    if (watch->sock != NULL)
+        watch_ways(watch);
+    if (watch->is_blind && !h2o_timeout_is_linked(&watch->settled))
+        weir_timer_start(watch->server->control, &watch->settled, LOOK_NS);
+}
+
 /* --- events --- */
 
 static void on_settled(h2o_timeout_entry_t *entry)
 {
     weir_watch_t *watch = H2O_STRUCT_FROM_MEMBER(weir_watch_t, settled, entry);
     watch->since_ns = 0;
-    watch_ways(watch);
-    if (watch->sock == NULL)
-        weir_timer_start(watch->server->control, &watch->settled, LOOK_NS);
+    watch_files(watch);
     if (look(watch))
         watch->on_change(watch->server);
 }
@@ -183,8 +199,7 @@ weir_watch_t *weir_watch_create(weir_server_t *server, void (*on_change)(weir_se
     *watch = (weir_watch_t){.server = server, .on_change = on_change, .settled.cb = on_settled};
     int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if (fd == -1) {
-        weir_log_event(WEIR_LOG_WARN, "changes of the configuration are seen after 10 s: inotify: %s", strerror(errno));
-        weir_timer_start(server->control, &watch->settled, LOOK_NS);
+        go_blind(watch);
         return watch;
     }
     watch->sock = h2o_evloop_socket_create(server->control->ctx.loop, fd, 0);
@@ -222,7 +237,7 @@ void weir_watch_aim(weir_watch_t *watch, const weir_conf_strings_t *paths)
         watch->files[i].contents = known != NULL ? known->contents : hash_file(paths->entries[i]);
     }
     free_files(old, old_count);
-    watch_ways(watch);
+    watch_files(watch);
 }
 
 void weir_watch_destroy(weir_watch_t *watch)

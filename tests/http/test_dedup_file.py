@@ -469,13 +469,17 @@ def test_a_directory_in_its_place(stored, file):
 
 
 def test_a_missing_directory(stored, file):
-    """Neither read nor written: it says so, once, and works."""
-    up, start = stored(path=file.parent / "missing" / "keys")
+    """Neither read nor written: it says so at the start, once, and works; once there is one, so does the file."""
+    missing = file.parent / "missing"
+    up, start = stored(path=missing / "keys")
     w = start()
+    assert len(errors_of(w)) == 1 and "cannot be written: No such file or directory" in errors_of(w)[0]
     ran(ask(w), 1)
     replayed(ask(w), 1)
-    wait_until(lambda: errors_of(w), "the error", WRITTEN_IN, every=0.2)
-    assert w.stop() == 0
+    missing.mkdir()
+    wait_written(missing / "keys")
+    assert w.stop() == 0 and len(errors_of(w)) == 1
+    assert f"{missing / 'keys'} is written again" in w.stderr
 
 
 def test_a_directory_that_cannot_be_written(stored, file):

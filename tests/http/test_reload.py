@@ -72,14 +72,17 @@ def test_a_change_of_the_file(start_weir, start_upstream, how):
         wait_quota(w, limit)
 
 
-def test_where_the_kernel_grants_no_inotify(start_weir, start_upstream, tmp_path):
-    """Its instances are counted by user and machine; then weir looks by itself, every 10 s."""
+@pytest.mark.parametrize("what", ["int inotify_init1(int a) { (void)a; errno = EMFILE; return -1; }",
+                                  "int inotify_add_watch(int a, const char *b, uint32_t c) "
+                                  "{ (void)a; (void)b; (void)c; errno = ENOSPC; return -1; }"], ids=["instance", "watch"])
+def test_where_the_kernel_grants_no_inotify(start_weir, start_upstream, tmp_path, what):
+    """Its instances and watches are counted by user and machine; without, weir looks by itself, every 10 s."""
     source, library = tmp_path / "none.c", tmp_path / "none.so"
-    source.write_text("#include <errno.h>\nint inotify_init1(int flags) { (void)flags; errno = EMFILE; return -1; }\n")
+    source.write_text(f"#include <errno.h>\n#include <stdint.h>\n{what}\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=60)
     config = limited(start_upstream(), 10)
     w = start_weir(config, env={"LD_PRELOAD": str(library)})
-    assert "changes of the configuration are seen after 10 s" in w.stderr
+    assert w.stderr.count("changes of the configuration are seen after 10 s") == 1
     for limit in (11, 12):
         config["limits"]["only"]["limit"] = limit
         replace_file(w.config_path, full_text(w, config))
