@@ -262,8 +262,8 @@ static void on_quiet(h2o_timeout_entry_t *entry)
 /* A socket that is closed while others share its port resets what waits in its queue. So the first packet of each new
  * handshake is dropped - the caller sends it again, to a sibling or to nobody - but not the last of those under way.
  * Some kernels let only CAP_NET_ADMIN attach a filter to a TCP socket. What anybody may ask for is that packets have come
- * with at least so many hops left: systems begin with 64 or 128, and a listener looks at those that begin a handshake. A connection whose handshake ends
- * meanwhile hears its caller once it is accepted. */
+ * with at least so many hops left: systems begin with 64 or 128, and a listener looks at those that begin a handshake. A
+ * connection whose handshake ends meanwhile hears its caller once it is accepted. */
 static void keep_out_new(int fd)
 {
     enum { TCP_FLAGS_AT = 13, TCP_SYN = 0x02, TCP_ACK = 0x10, HOPS_MAX = 255 };

@@ -51,13 +51,13 @@ typedef struct weir_exchange {
     const char *detail;                /* of `reason`; static text, or NULL */
     int upstream_status;               /* 0: no answer came of a call */
     uint64_t shared_bytes;             /* that its call has written for others too */
+    int64_t share_progress;            /* of its own caller, at the last of share_ticks */
     bool leads;                        /* its call writes the answer that others share */
     bool left;                         /* the caller did, and the call goes on */
     bool has_shared_head, is_pumping;
     bool is_lost;    /* what it read: there was no answer */
     bool has_waited; /* for those who fall behind, and may be cut off now */
     uint8_t share_ticks; /* since the caller took a byte */
-    int64_t share_progress; /* what it had taken at the last of them */
     bool injected;     /* the call asks for usage, which the caller did not */
     bool switches;     /* the caller asked for a WebSocket, and the upstream said 101 */
     weir_tunnel_t *tunnel; /* NULL: not begun, or none */

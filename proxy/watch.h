@@ -9,8 +9,8 @@
 
 typedef struct weir_watch weir_watch_t;
 
-/* Changes are told to on_change(server), once they have ended for 100 ms, or last for a second; where the kernel grants no inotify
- * - its instances are counted by user and machine -, after 10 s. */
+/* Changes are told to on_change(server), once they have ended for 100 ms, or last for a second; where the kernel grants no
+ * inotify - its instances and watches are counted by user and machine -, after 10 s. */
 weir_watch_t *weir_watch_create(weir_server_t *server, void (*on_change)(weir_server_t *server));
 /* What the files hold now is known from here on. Before they are read: what changes meanwhile is told after. */
 void weir_watch_look(weir_watch_t *watch);

@@ -38,12 +38,13 @@ def fail(w, up, times):
 
 
 def opened(start_weir, up, breaker=None, agent=None, **more):
-    """A weir whose breaker has opened."""
+    """A weir whose breaker has opened, and not closed since."""
     w = start_weir(breaking(up, breaker, agent, **more))
     up.answers(RESET)
     for _ in range(3):
         call(w)
-    assert transitions(w, "open") == 1
+    assert transitions(w, "open") == 1 and transitions(w, "closed") == 0
+    assert breaker_state(w) in ("open", "half_open")
     up.clear()
     return w
 

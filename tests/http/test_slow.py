@@ -347,10 +347,11 @@ def _drip_and_serve(w, drippers, count):
 
 def test_dripping_connections_are_all_closed_in_time(start_upstream, start_weir):
     up = start_upstream()
-    w = start_weir(base_config(up.port, server={"timeouts": {"head": "4s"}}))
+    w = start_weir(base_config(up.port, server={"timeouts": {"head": "10s"}}))
     callers = [connect(w.port) for _ in range(500)]
     for c in callers:
         c.send(b"GET /x HT")
+    w.wait_metric("weir_connections", lambda n: n >= 500, listener="in")
     for c in callers:
         c.recv_to_end()
         c.close()
